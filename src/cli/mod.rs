@@ -1,0 +1,91 @@
+//! The command line: one file a subcommand.
+
+mod config;
+mod fsck;
+mod gc;
+mod migrate;
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Overrides};
+
+/// A private OCI container registry.
+///
+/// `berth serve` needs no configuration: it keeps everything in ./berth-data and listens on
+/// 127.0.0.1:5000.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the registry
+    Serve(serve::Serve),
+    /// Show or check the configuration
+    Config(config::ConfigCommand),
+    /// Bring the database up to this version of berth
+    Migrate(migrate::Migrate),
+    /// Collect now what nothing needs, instead of waiting for `berth serve` to do it
+    Gc(gc::Gc),
+    /// Compare the index with the store, and mend what does not match
+    Fsck(fsck::Fsck),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Args)]
+struct Source {
+    /// The configuration file, TOML; docs/reference/configuration.md has every setting
+    #[arg(long, value_name = "FILE", env = "BERTH_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// The folder for whatever is not put elsewhere [default: ./berth-data]
+    #[arg(long, value_name = "FOLDER", env = "BERTH_DATA", global = true)]
+    data: Option<PathBuf>,
+}
+
+/// Flags of those who listen.
+#[derive(Debug, Clone, Default, Args)]
+struct Listening {
+    /// The address and port to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDRESS", env = "BERTH_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Let everyone who reaches an address that is not loopback read, push and delete
+    #[arg(long, env = "BERTH_ALLOW_ANONYMOUS")]
+    allow_anonymous: bool,
+}
+
+impl Source {
+    fn load(&self, listening: Listening) -> Result<Config> {
+        let Listening { listen, allow_anonymous } = listening;
+        let overrides = Overrides { data: self.data.clone(), listen, allow_anonymous };
+        // A variable that is no UTF-8 is none of ours.
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Config::load(self.config.as_deref(), variables, overrides)?)
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<ExitCode> {
+        let command = self.command;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match command {
+                Command::Serve(serve) => serve.run().await,
+                Command::Config(config) => config.run(),
+                Command::Migrate(migrate) => migrate.run().await,
+                Command::Gc(gc) => gc.run().await,
+                Command::Fsck(fsck) => fsck.run().await,
+            }
+        })
+    }
+}

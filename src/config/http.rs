@@ -1,0 +1,35 @@
+//! `[http]`: where and how requests come in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Span;
+
+/// Where and how requests come in.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// The address and port to listen on. Port 0 takes a free one.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// Lets everyone who can reach an address that is not loopback read, push and delete.
+    pub allow_anonymous: bool,
+    /// How long the headers of a request may take. A connection that is kept alive is closed after
+    /// so long without a new request.
+    pub header_timeout: Span,
+    /// How long a body may be silent, in either direction. There is no limit on how long it takes.
+    pub idle_timeout: Span,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
+            allow_anonymous: false,
+            header_timeout: Span::seconds(60),
+            idle_timeout: Span::seconds(60),
+        }
+    }
+}

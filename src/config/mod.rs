@@ -1,0 +1,255 @@
+//! The configuration: a TOML file, then `BERTH_*` variables, then flags.
+//!
+//! Everything has a default that is safe on a laptop. A key nobody knows is an error that names its
+//! line and column, not a surprise later.
+
+mod database;
+mod drain;
+mod gc;
+mod http;
+mod limits;
+mod log;
+mod reference;
+mod repositories;
+mod storage;
+mod uploads;
+mod values;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::database::Database;
+pub use self::drain::Drain;
+pub use self::gc::Gc;
+pub use self::http::Http;
+pub use self::limits::Limits;
+pub use self::log::{Log, LogFormat};
+pub use self::reference::reference;
+pub use self::repositories::RepositoryRule;
+pub use self::storage::{Storage, StorageKind};
+pub use self::uploads::Uploads;
+pub use self::values::{Secret, Size, Span};
+
+/// All of it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder that holds whatever is not put elsewhere: the SQLite index and the objects of the
+    /// filesystem store.
+    pub data: PathBuf,
+    /// Where and how requests come in.
+    pub http: Http,
+    /// Where the index is.
+    pub database: Database,
+    /// Where the bytes are.
+    pub storage: Storage,
+    /// Upload sessions.
+    pub uploads: Uploads,
+    /// The collection of what nothing needs.
+    pub gc: Gc,
+    /// Every limit.
+    pub limits: Limits,
+    /// How `berth serve` ends.
+    pub drain: Drain,
+    /// What is logged.
+    pub log: Log,
+    /// Rules for some repositories; the first whose pattern matches holds.
+    pub repositories: Vec<RepositoryRule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("./berth-data"),
+            http: Http::default(),
+            database: Database::default(),
+            storage: Storage::default(),
+            uploads: Uploads::default(),
+            gc: Gc::default(),
+            limits: Limits::default(),
+            drain: Drain::default(),
+            log: Log::default(),
+            repositories: Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the message has line and column.
+    #[error("in {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        source: toml::de::Error,
+    },
+    /// A variable names no setting, or has a value it cannot have.
+    #[error("environment variable {name}: {reason}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What flags say, over file and variables.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--listen`.
+    pub listen: Option<std::net::SocketAddr>,
+    /// `--allow-anonymous`.
+    pub allow_anonymous: bool,
+}
+
+/// Variables that are flags of the command line, or a test's, and no settings.
+const NOT_SETTINGS: [&str; 6] =
+    ["BERTH_CONFIG", "BERTH_DATA", "BERTH_LISTEN", "BERTH_ALLOW_ANONYMOUS", "BERTH_LOG", "BERTH_VERSION"];
+
+impl Config {
+    /// Reads file, variables and flags, and checks the whole.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+                Self::from_variables(&text, path, variables)?
+            }
+            None => Self::from_variables("", Path::new(""), variables)?,
+        };
+        if let Some(data) = overrides.data {
+            config.data = data;
+        }
+        if let Some(listen) = overrides.listen {
+            config.http.listen = listen;
+        }
+        config.http.allow_anonymous |= overrides.allow_anonymous;
+        config.database.read_url_file()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn from_variables(
+        text: &str,
+        path: &Path,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let in_file = |source| ConfigError::File { path: path.to_owned(), source };
+        // Read on its own first: only then does an error know its line.
+        let mut config: Self = toml::from_str(text).map_err(in_file)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(in_file)?;
+        for (name, value) in variables {
+            let Some(setting) = name.strip_prefix("BERTH_") else { continue };
+            if NOT_SETTINGS.contains(&name.as_str()) {
+                continue;
+            }
+            set(&mut table, setting, &value);
+            config = table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Variable {
+                name,
+                reason: error.message().to_owned(),
+            })?;
+        }
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.http.listen.ip().is_loopback() && !self.http.allow_anonymous {
+            return Err(ConfigError::Invalid(format!(
+                "refusing to listen on {}: this registry knows no identities, so whoever reaches that address \
+                 could read, change and delete everything in it; listen on 127.0.0.1, or say \
+                 --allow-anonymous (http.allow_anonymous = true) if the network in front of it keeps others out",
+                self.http.listen
+            )));
+        }
+        self.limits.check()?;
+        self.repositories.iter().try_for_each(|rule| rule.pattern().map(drop))
+    }
+}
+
+/// Puts `GC__MIN_AGE` at `gc.min_age`.
+fn set(table: &mut toml::Table, setting: &str, value: &str) {
+    let lower = setting.to_ascii_lowercase();
+    let mut path: Vec<&str> = lower.split("__").collect();
+    let key = path.pop().unwrap_or_default();
+    let mut table = table;
+    for section in path {
+        let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        if !entry.is_table() {
+            *entry = toml::Table::new().into();
+        }
+        let Some(section) = entry.as_table_mut() else { return };
+        table = section;
+    }
+    let number = value.parse().map(toml::Value::Integer);
+    let truth = value.parse().map(toml::Value::Boolean);
+    let value = number.or(truth).unwrap_or_else(|_| toml::Value::String(value.to_owned()));
+    table.insert(key.to_owned(), value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("berth.toml");
+        fs::write(&file, text).unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Some(&file), variables, Overrides::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = load("", &[]).unwrap();
+        assert_eq!(config.http.listen.to_string(), "127.0.0.1:5000");
+        assert_eq!(config.limits.upload_memory.bytes(), 256 * 1024 * 1024);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_column() {
+        let error = load("[gc]\nmin_age = \"1h\"\nmax_age = \"2h\"\n", &[]).unwrap_err();
+        assert!(error.contains("line 3, column 1"), "{error}");
+        assert!(error.contains("max_age"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_is_stronger_than_the_file() {
+        let config = load("[gc]\nmin_age = \"1h\"\n", &[("BERTH_GC__MIN_AGE", "2h")]).unwrap();
+        assert_eq!(config.gc.min_age.get().as_secs(), 7200);
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_refused_by_name() {
+        let error = load("", &[("BERTH_GC__MAX_AGE", "2h")]).unwrap_err();
+        assert!(error.contains("BERTH_GC__MAX_AGE") && error.contains("max_age"), "{error}");
+    }
+
+    #[test]
+    fn anything_but_loopback_needs_a_word() {
+        let error = load("[http]\nlisten = \"0.0.0.0:5000\"\n", &[]).unwrap_err();
+        assert!(error.contains("--allow-anonymous"), "{error}");
+        load("[http]\nlisten = \"0.0.0.0:5000\"\nallow_anonymous = true\n", &[]).unwrap();
+    }
+}

@@ -1,0 +1,77 @@
+//! The configuration reference, written from the types and their comments.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::Config;
+
+const HEAD: &str = "# Configuration\n\n\
+    Written by `berth config reference`; do not edit.\n\n\
+    `berth serve --config FILE` reads a TOML file. Each setting can also be given as an environment\n\
+    variable: `gc.min_age` is `BERTH_GC__MIN_AGE`. Flags win over variables, variables over the file.\n\
+    Sizes are written `256MiB` or as a number of bytes, spans of time `90s`, `15m`, `24h`, `7d`.\n";
+
+/// The reference as Markdown.
+pub fn reference() -> String {
+    let schema = schemars::schema_for!(Config).to_value();
+    let mut text = HEAD.to_owned();
+    let (sections, plain): (Vec<_>, Vec<_>) = properties(&schema)
+        .into_iter()
+        .map(|(name, property)| (name, resolve(&schema, &property)))
+        .partition(|(_, property)| property.get("properties").is_some() || property.get("items").is_some());
+    table(&mut text, &schema, "", &plain);
+    for (name, section) in sections {
+        let list = section.get("items").map(|items| resolve(&schema, items));
+        let heading = if list.is_some() { format!("[[{name}]]") } else { format!("[{name}]") };
+        let about = section.get("description").and_then(Value::as_str).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n## `{heading}`\n\n{}\n", one_line(about));
+        let fields = properties(list.as_ref().unwrap_or(&section));
+        let fields: Vec<_> =
+            fields.into_iter().map(|(field, property)| (field, resolve(&schema, &property))).collect();
+        let prefix = format!("{name}.");
+        table(&mut text, &schema, &prefix, &fields);
+    }
+    text
+}
+
+fn table(text: &mut String, schema: &Value, prefix: &str, fields: &[(String, Value)]) {
+    text.push_str("\n| setting | default | meaning |\n|---|---|---|\n");
+    for (name, property) in fields {
+        let about = property.get("description").and_then(Value::as_str).unwrap_or_default();
+        let default = default_of(schema, prefix, name, property);
+        let _ = writeln!(text, "| `{prefix}{name}` | {default} | {} |", one_line(about));
+    }
+}
+
+fn default_of(schema: &Value, prefix: &str, name: &str, property: &Value) -> String {
+    let in_section = || {
+        let section = prefix.trim_end_matches('.');
+        schema.pointer(&format!("/properties/{section}/default/{name}")).cloned()
+    };
+    match property.get("default").cloned().or_else(in_section) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => format!("`\"{text}\"`"),
+        Some(value) => format!("`{value}`"),
+    }
+}
+
+fn properties(schema: &Value) -> Vec<(String, Value)> {
+    let empty = Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    properties.iter().map(|(name, property)| (name.clone(), property.clone())).collect()
+}
+
+/// Follows a `$ref`, keeping what stands beside it.
+fn resolve(schema: &Value, property: &Value) -> Value {
+    let name = property.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'));
+    let Some(target) = name.and_then(|path| schema.pointer(path)) else { return property.clone() };
+    let mut merged = target.as_object().cloned().unwrap_or_default();
+    merged.extend(property.as_object().cloned().unwrap_or_default());
+    merged.into()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+}

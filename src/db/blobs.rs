@@ -1,0 +1,225 @@
+//! Blobs, and which repositories hold them.
+
+use berth_storage::{Digest, Key, Object};
+
+use super::uploads::signed;
+use super::{Handle, Result, Tx, query, query_in};
+use crate::oci::RepositoryName;
+
+/// A blob of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Blob {
+    /// Its digest.
+    #[sqlx(try_from = "String")]
+    pub digest: Digest,
+    /// Its size.
+    #[sqlx(try_from = "i64")]
+    pub size_bytes: u64,
+    /// Where its bytes are.
+    #[sqlx(try_from = "String")]
+    pub storage_key: Key,
+    /// Since when no manifest of the repository may need it.
+    pub idle_since: Option<i64>,
+}
+
+/// A row of `blobs`, whoever holds it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Stored {
+    /// Its digest.
+    #[sqlx(try_from = "String")]
+    pub digest: Digest,
+    /// Its size.
+    #[sqlx(try_from = "i64")]
+    pub size_bytes: u64,
+    /// Where its bytes are.
+    #[sqlx(try_from = "String")]
+    pub storage_key: Key,
+    /// Since when its object is known to be lost.
+    pub missing_since: Option<i64>,
+}
+
+/// The blob as seen from one repository; a blob elsewhere, or lost, is not found.
+pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Digest) -> Result<Option<Blob>> {
+    let sql = "SELECT b.digest, b.size_bytes, b.storage_key, rb.idle_since
+               FROM repositories r
+               JOIN repository_blobs rb ON rb.repository_id = r.id
+               JOIN blobs b ON b.digest = rb.digest
+               WHERE r.name = $1 AND rb.digest = $2 AND b.missing_since IS NULL";
+    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))
+}
+
+/// The row of a digest, whoever holds it.
+pub async fn stored(mut on: impl Handle, digest: &Digest) -> Result<Option<Stored>> {
+    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs WHERE digest = $1";
+    query!(on, fetch_optional sqlx::query_as(sql).bind(digest.as_str()))
+}
+
+/// Makes an object the blob of its digest, and answers the key that stands: another's, where the
+/// blob was there already. A blob known to be lost is healed by this.
+pub async fn insert(mut tx: &mut Tx, digest: &Digest, object: &Object, now: i64) -> Result<bool> {
+    let sql = "INSERT INTO blobs (digest, size_bytes, storage_key, created_at) VALUES ($1, $2, $3, $4)
+               ON CONFLICT (digest) DO UPDATE
+               SET storage_key = excluded.storage_key, size_bytes = excluded.size_bytes, missing_since = NULL
+               WHERE blobs.missing_since IS NOT NULL";
+    let written = query!(tx, execute sqlx::query(sql)
+        .bind(digest.as_str())
+        .bind(signed(object.size_bytes))
+        .bind(object.key.as_str())
+        .bind(now))?;
+    Ok(written > 0)
+}
+
+/// Puts a blob in a repository, or starts its time there anew.
+pub async fn link(mut tx: &mut Tx, repository_id: i64, digest: &Digest, now: i64) -> Result<u64> {
+    let sql = "INSERT INTO repository_blobs (repository_id, digest, linked_at, idle_since)
+               VALUES ($1, $2, $3, $3)
+               ON CONFLICT (repository_id, digest) DO UPDATE SET idle_since = excluded.idle_since
+               WHERE repository_blobs.idle_since IS NOT NULL";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()).bind(now))
+}
+
+/// Starts the time of an idle blob anew; 0 where the collector was faster.
+pub async fn renew(mut tx: &mut Tx, repository: &RepositoryName, digest: &Digest, now: i64) -> Result<u64> {
+    let sql = "UPDATE repository_blobs SET idle_since = CASE WHEN idle_since IS NULL THEN idle_since ELSE $3 END
+               WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND digest = $2";
+    query!(tx, execute sqlx::query(sql).bind(repository.as_str()).bind(digest.as_str()).bind(now))
+}
+
+/// Takes a blob out of a repository; a foreign key error while a manifest needs it.
+pub async fn unlink(mut tx: &mut Tx, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+    let sql = "DELETE FROM repository_blobs
+               WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND digest = $2";
+    query!(tx, execute sqlx::query(sql).bind(repository.as_str()).bind(digest.as_str()))
+}
+
+/// Those of `digests` that a repository holds.
+pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) -> Result<Vec<Digest>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        #[sqlx(try_from = "String")]
+        digest: Digest,
+    }
+    let sql = |list: &str| {
+        format!("SELECT digest FROM repository_blobs WHERE repository_id = $1 AND digest IN ({list})")
+    };
+    let rows: Vec<Row> = query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id], digests)?;
+    Ok(rows.into_iter().map(|row| row.digest).collect())
+}
+
+/// Says that a manifest needs these blobs of a repository.
+pub async fn hold(mut tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Result<u64> {
+    let sql = |list: &str| {
+        format!(
+            "UPDATE repository_blobs SET idle_since = NULL
+             WHERE repository_id = $1 AND idle_since IS NOT NULL AND digest IN ({list})"
+        )
+    };
+    query_in!(tx, execute, sqlx::query, sql, [repository_id], digests)
+}
+
+/// Says that a manifest which is about to go needs its blobs no longer. Whether another does is for
+/// the collector to see.
+pub async fn let_go(mut tx: &mut Tx, manifest_id: i64, repository_id: i64, now: i64) -> Result<u64> {
+    let sql = "UPDATE repository_blobs SET idle_since = $3
+               WHERE repository_id = $2 AND digest IN
+                   (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)";
+    query!(tx, execute sqlx::query(sql).bind(manifest_id).bind(repository_id).bind(now))
+}
+
+/// Repositories that hold a blob, after `last`.
+pub async fn holders(mut on: impl Handle, digest: &Digest, last: &str, limit: i64) -> Result<Vec<String>> {
+    let sql = "SELECT r.name FROM repository_blobs rb
+               JOIN repositories r ON r.id = rb.repository_id
+               JOIN blobs b ON b.digest = rb.digest
+               WHERE rb.digest = $1 AND r.name > $2 AND b.missing_since IS NULL
+               ORDER BY r.name LIMIT $3";
+    let rows: Vec<(String,)> =
+        query!(on, fetch_all sqlx::query_as(sql).bind(digest.as_str()).bind(last).bind(limit))?;
+    Ok(rows.into_iter().map(|(name,)| name).collect())
+}
+
+/// A repository's hold on a blob.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Link {
+    /// The repository.
+    pub repository_id: i64,
+    /// The blob.
+    #[sqlx(try_from = "String")]
+    pub digest: Digest,
+    /// Since when no manifest may need it.
+    pub idle_since: i64,
+    /// Whether a manifest needs it after all.
+    pub needed: bool,
+}
+
+/// Links that have been idle since `before`, the oldest first.
+pub async fn idle_links(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Link>> {
+    let sql = "SELECT rb.repository_id, rb.digest, rb.idle_since,
+                      (SELECT 1 FROM manifest_blobs mb
+                       WHERE mb.repository_id = rb.repository_id AND mb.digest = rb.digest LIMIT 1)
+                      IS NOT NULL AS needed
+               FROM repository_blobs rb WHERE rb.idle_since <= $1
+               ORDER BY rb.idle_since LIMIT $2";
+    query!(on, fetch_all sqlx::query_as(sql).bind(before).bind(limit))
+}
+
+/// Marks a link as needed, unless it changed meanwhile.
+pub async fn keep_link(mut tx: &mut Tx, link: &Link) -> Result<u64> {
+    let sql = "UPDATE repository_blobs SET idle_since = NULL
+               WHERE repository_id = $1 AND digest = $2 AND idle_since = $3 AND digest IN
+                   (SELECT digest FROM manifest_blobs WHERE repository_id = $1 AND digest = $2)";
+    query!(tx, execute sqlx::query(sql).bind(link.repository_id).bind(link.digest.as_str()).bind(link.idle_since))
+}
+
+/// Removes a link that is as idle as it was seen to be; a foreign key error if a manifest needs it.
+pub async fn collect_link(mut tx: &mut Tx, link: &Link) -> Result<u64> {
+    let sql = "DELETE FROM repository_blobs WHERE repository_id = $1 AND digest = $2 AND idle_since = $3";
+    query!(tx, execute sqlx::query(sql).bind(link.repository_id).bind(link.digest.as_str()).bind(link.idle_since))
+}
+
+/// Says that no repository may hold a blob any longer.
+pub async fn set_idle(mut tx: &mut Tx, digest: &Digest, since: i64) -> Result<u64> {
+    let sql = "UPDATE blobs SET idle_since = $2 WHERE digest = $1";
+    query!(tx, execute sqlx::query(sql).bind(digest.as_str()).bind(since))
+}
+
+/// Blobs that have been idle since `before`, the oldest first.
+pub async fn idle_blobs(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Stored>> {
+    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+               WHERE idle_since <= $1 ORDER BY idle_since LIMIT $2";
+    query!(on, fetch_all sqlx::query_as(sql).bind(before).bind(limit))
+}
+
+/// Marks a blob as held again, if a repository holds it.
+pub async fn keep_blob(mut tx: &mut Tx, digest: &Digest) -> Result<u64> {
+    let sql = "UPDATE blobs SET idle_since = NULL
+               WHERE digest = $1 AND digest IN (SELECT digest FROM repository_blobs WHERE digest = $1)";
+    query!(tx, execute sqlx::query(sql).bind(digest.as_str()))
+}
+
+/// Removes a blob that no repository holds; a foreign key error if one does.
+pub async fn collect_blob(mut tx: &mut Tx, blob: &Stored) -> Result<u64> {
+    let sql = "DELETE FROM blobs WHERE digest = $1 AND storage_key = $2";
+    query!(tx, execute sqlx::query(sql).bind(blob.digest.as_str()).bind(blob.storage_key.as_str()))
+}
+
+/// Remembers that the object of a blob is lost: it is not found from now on, and the next push of
+/// its bytes heals it.
+pub async fn mark_missing(mut tx: &mut Tx, digest: &Digest, key: &Key, now: i64) -> Result<u64> {
+    let sql = "UPDATE blobs SET missing_since = $3
+               WHERE digest = $1 AND storage_key = $2 AND missing_since IS NULL";
+    query!(tx, execute sqlx::query(sql).bind(digest.as_str()).bind(key.as_str()).bind(now))
+}
+
+/// Takes [`mark_missing`] back.
+pub async fn mark_found(mut tx: &mut Tx, digest: &Digest, key: &Key) -> Result<u64> {
+    let sql = "UPDATE blobs SET missing_since = NULL WHERE digest = $1 AND storage_key = $2";
+    query!(tx, execute sqlx::query(sql).bind(digest.as_str()).bind(key.as_str()))
+}
+
+/// Blobs by key from `from` on, for `fsck`.
+pub async fn by_key(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Stored>> {
+    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+               WHERE storage_key >= $1 AND storage_key < $2 ORDER BY storage_key";
+    query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))
+}

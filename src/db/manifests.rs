@@ -1,0 +1,217 @@
+//! Manifests, verbatim, and what each of them needs.
+
+use berth_storage::Digest;
+
+use super::uploads::signed;
+use super::{Handle, Result, Tx, query, query_in};
+use crate::oci::{Reference, RepositoryName, Tag};
+
+/// A manifest without its bytes.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Head {
+    /// Its digest.
+    #[sqlx(try_from = "String")]
+    pub digest: Digest,
+    /// What it says it is.
+    pub media_type: String,
+    /// How many bytes it has.
+    #[sqlx(try_from = "i64")]
+    pub size_bytes: u64,
+}
+
+/// A manifest as it was pushed.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Manifest {
+    /// Everything but its bytes.
+    #[sqlx(flatten)]
+    pub head: Head,
+    /// Its bytes.
+    pub content: Vec<u8>,
+}
+
+const BY_TAG: &str = "FROM repositories r
+    JOIN tags t ON t.repository_id = r.id
+    JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+    WHERE r.name = $1 AND t.name = $2";
+const BY_DIGEST: &str = "FROM repositories r
+    JOIN manifests m ON m.repository_id = r.id
+    WHERE r.name = $1 AND m.digest = $2";
+const HEAD: &str = "SELECT m.digest, m.media_type, m.size_bytes";
+const WHOLE: &str = "SELECT m.digest, m.media_type, m.size_bytes, m.content";
+
+fn select(columns: &str, reference: &Reference) -> String {
+    match reference {
+        Reference::Tag(_) => format!("{columns} {BY_TAG}"),
+        Reference::Digest(_) => format!("{columns} {BY_DIGEST}"),
+    }
+}
+
+/// A manifest of a repository.
+pub async fn find(
+    mut on: impl Handle,
+    repository: &RepositoryName,
+    reference: &Reference,
+) -> Result<Option<Manifest>> {
+    let sql = sqlx::AssertSqlSafe(select(WHOLE, reference));
+    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(reference.as_str()))
+}
+
+/// A manifest of a repository, without its bytes.
+pub async fn head(
+    mut on: impl Handle,
+    repository: &RepositoryName,
+    reference: &Reference,
+) -> Result<Option<Head>> {
+    let sql = sqlx::AssertSqlSafe(select(HEAD, reference));
+    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(reference.as_str()))
+}
+
+/// The row of a manifest.
+pub async fn id(mut on: impl Handle, repository_id: i64, digest: &Digest) -> Result<Option<i64>> {
+    let sql = "SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2";
+    let row: Option<(i64,)> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()))?;
+    Ok(row.map(|(id,)| id))
+}
+
+/// What is written of a new manifest.
+#[derive(Debug, Clone, Copy)]
+pub struct New<'a> {
+    /// Its digest.
+    pub digest: &'a Digest,
+    /// What it is.
+    pub media_type: &'a str,
+    /// What it refers to as its subject.
+    pub subject: Option<&'a Digest>,
+    /// Its bytes.
+    pub content: &'a [u8],
+}
+
+/// Writes a manifest; `None` if it was there already.
+pub async fn insert(mut tx: &mut Tx, repository_id: i64, new: New<'_>, now: i64) -> Result<Option<i64>> {
+    let sql = "INSERT INTO manifests
+                   (repository_id, digest, media_type, size_bytes, subject, pushed_at, content)
+               VALUES ($1, $2, $3, $4, $5, $6, $7)
+               ON CONFLICT (repository_id, digest) DO NOTHING RETURNING id";
+    let row: Option<(i64,)> = query!(tx, fetch_optional sqlx::query_as(sql)
+        .bind(repository_id)
+        .bind(new.digest.as_str())
+        .bind(new.media_type)
+        .bind(signed(new.content.len() as u64))
+        .bind(new.subject.map(Digest::as_str))
+        .bind(now)
+        .bind(new.content))?;
+    Ok(row.map(|(id,)| id))
+}
+
+/// Deletes a manifest and all it needed; a foreign key error while an index lists it or a tag
+/// points at it.
+pub async fn remove(mut tx: &mut Tx, id: i64) -> Result<u64> {
+    query!(tx, execute sqlx::query("DELETE FROM manifests WHERE id = $1").bind(id))
+}
+
+/// Those of `digests` that are manifests of a repository.
+pub async fn present(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) -> Result<Vec<Digest>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        #[sqlx(try_from = "String")]
+        digest: Digest,
+    }
+    let sql =
+        |list: &str| format!("SELECT digest FROM manifests WHERE repository_id = $1 AND digest IN ({list})");
+    let rows: Vec<Row> = query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id], digests)?;
+    Ok(rows.into_iter().map(|row| row.digest).collect())
+}
+
+/// Ties a manifest to blobs of its repository. The foreign key refuses one that was collected.
+pub async fn need_blobs(
+    mut tx: &mut Tx,
+    manifest_id: i64,
+    repository_id: i64,
+    digests: &[&Digest],
+) -> Result<u64> {
+    let sql = |list: &str| {
+        format!(
+            "INSERT INTO manifest_blobs (manifest_id, repository_id, digest)
+             SELECT CAST($1 AS BIGINT), CAST($2 AS BIGINT), digest FROM repository_blobs
+             WHERE repository_id = $2 AND digest IN ({list})
+             ON CONFLICT DO NOTHING"
+        )
+    };
+    query_in!(tx, execute, sqlx::query, sql, [manifest_id, repository_id], digests)
+}
+
+/// Ties an index to manifests of its repository.
+pub async fn need_manifests(
+    mut tx: &mut Tx,
+    manifest_id: i64,
+    repository_id: i64,
+    digests: &[&Digest],
+) -> Result<u64> {
+    let sql = |list: &str| {
+        format!(
+            "INSERT INTO manifest_children (manifest_id, repository_id, digest)
+             SELECT CAST($1 AS BIGINT), CAST($2 AS BIGINT), digest FROM manifests
+             WHERE repository_id = $2 AND digest IN ({list})
+             ON CONFLICT DO NOTHING"
+        )
+    };
+    query_in!(tx, execute, sqlx::query, sql, [manifest_id, repository_id], digests)
+}
+
+/// Remembers that a manifest names content which may be absent, and is.
+pub async fn need_missing(
+    mut tx: &mut Tx,
+    manifest_id: i64,
+    repository_id: i64,
+    digest: &Digest,
+) -> Result<u64> {
+    let sql = "INSERT INTO missing_references (repository_id, digest, manifest_id)
+               VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()).bind(manifest_id))
+}
+
+/// A blob that was missed has come: ties those who named it to it.
+pub async fn blob_arrived(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
+    let sql = "INSERT INTO manifest_blobs (manifest_id, repository_id, digest)
+               SELECT manifest_id, repository_id, digest FROM missing_references
+               WHERE repository_id = $1 AND digest = $2
+               ON CONFLICT DO NOTHING";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+}
+
+/// A manifest that was missed has come: ties the indexes that named it to it.
+pub async fn manifest_arrived(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
+    let sql = "INSERT INTO manifest_children (manifest_id, repository_id, digest)
+               SELECT manifest_id, repository_id, digest FROM missing_references
+               WHERE repository_id = $1 AND digest = $2
+               ON CONFLICT DO NOTHING";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+}
+
+/// Forgets that content was missed.
+pub async fn found_missing(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
+    let sql = "DELETE FROM missing_references WHERE repository_id = $1 AND digest = $2";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+}
+
+/// Some manifests that need a blob or list a manifest, for a message.
+pub async fn needing(mut on: impl Handle, repository_id: i64, digest: &Digest) -> Result<Vec<String>> {
+    let sql = "SELECT m.digest FROM manifests m WHERE m.id IN
+                   (SELECT manifest_id FROM manifest_blobs WHERE repository_id = $1 AND digest = $2
+                    UNION SELECT manifest_id FROM manifest_children WHERE repository_id = $1 AND digest = $2)
+               ORDER BY m.digest LIMIT 5";
+    let rows: Vec<(String,)> =
+        query!(on, fetch_all sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()))?;
+    Ok(rows.into_iter().map(|(digest,)| digest).collect())
+}
+
+/// The bytes a tag points at, for the fallback tag of the referrers API.
+pub async fn tagged(mut on: impl Handle, repository_id: i64, tag: &Tag) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT m.content FROM tags t
+               JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+               WHERE t.repository_id = $1 AND t.name = $2";
+    let row: Option<(Vec<u8>,)> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(tag.as_str()))?;
+    Ok(row.map(|(content,)| content))
+}

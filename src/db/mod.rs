@@ -1,0 +1,301 @@
+//! The index, on SQLite or PostgreSQL: every line of SQL is below this module.
+//!
+//! A query is written once, in the SQL both read, and [`query!`] expands it for each driver. Reads
+//! take any [`Handle`]; writes take a [`Tx`]. Times are unix milliseconds, sizes bytes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sqlx::{PgExecutor, PgPool, Postgres, SqliteExecutor, SqlitePool, Transaction};
+
+pub mod blobs;
+pub mod doomed_objects;
+pub mod manifests;
+mod postgres;
+pub mod referrers;
+pub mod repositories;
+mod sqlite;
+pub mod stores;
+pub mod tags;
+pub mod uploads;
+
+/// sqlx's two drivers, side by side.
+pub enum Driver<S, P> {
+    /// SQLite's.
+    Sqlite(S),
+    /// PostgreSQL's.
+    Postgres(P),
+}
+
+/// Something a query can run on.
+pub trait Handle: Send {
+    /// The executor of whichever database this is.
+    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>>;
+}
+
+/// Where an index is.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A SQLite file; only one process may use it at a time.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL and the size of the pool.
+    Postgres {
+        /// The URL, with its secrets.
+        url: String,
+        /// Connections this process opens at most.
+        max_connections: u32,
+    },
+}
+
+/// An open index.
+#[derive(Clone, Debug)]
+pub enum Db {
+    /// Several readers, and one writer whose syncs many commits share.
+    Sqlite {
+        /// Read-only connections.
+        reader: SqlitePool,
+        /// The one connection that writes.
+        writer: sqlite::Writer,
+    },
+    /// A pool of connections.
+    Postgres(PgPool),
+}
+
+/// A transaction: what is written through it lands together or not at all.
+pub struct Tx(Driver<sqlite::WriterTurn, Transaction<'static, Postgres>>);
+
+/// What a query came to.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Trouble in the index.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// The commit that many transactions shared failed.
+    #[error("the shared commit failed: {0}")]
+    Commit(Arc<sqlx::Error>),
+    /// A migration failed; the database is as it was before it.
+    #[error("migrating the database: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Another process has the SQLite file.
+    #[error(
+        "{path} is in use by another berth process; stop it first, or use PostgreSQL to run several"
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The file or its folder cannot be opened.
+    #[error("cannot open {path}: {source}")]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    fn sql(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Sql(error) => Some(error),
+            Self::Commit(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Another transaction removed what this one pointed at, or points at what this one removes.
+    pub fn is_foreign_key_violation(&self) -> bool {
+        self.sql().and_then(sqlx::Error::as_database_error).is_some_and(|error| error.is_foreign_key_violation())
+    }
+
+    /// The database cannot be reached, or has no connection to spare; later it may.
+    pub fn is_unavailable(&self) -> bool {
+        // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
+        let class = |code: &str| ["08", "53", "57"].iter().any(|class| code.starts_with(class));
+        match self.sql() {
+            Some(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) => {
+                true
+            }
+            Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.len() == 5 && class(&code)),
+            _ => false,
+        }
+    }
+
+    /// The disk under the index is full.
+    pub fn is_full(&self) -> bool {
+        // SQLITE_FULL; PostgreSQL's disk_full.
+        let code = self.sql().and_then(sqlx::Error::as_database_error).and_then(|error| error.code());
+        matches!(code.as_deref(), Some("13" | "53100"))
+    }
+}
+
+/// Runs one statement on either database: `query!(on, fetch_optional sqlx::query_as(SQL).bind(..))`.
+macro_rules! query {
+    ($on:expr, execute $q:expr) => {
+        match $crate::db::Handle::driver(&mut $on) {
+            $crate::db::Driver::Sqlite(c) => $q.execute(c).await.map(|r| r.rows_affected()),
+            $crate::db::Driver::Postgres(c) => $q.execute(c).await.map(|r| r.rows_affected()),
+        }
+        .map_err($crate::db::Error::from)
+    };
+    ($on:expr, $fetch:ident $q:expr) => {
+        match $crate::db::Handle::driver(&mut $on) {
+            $crate::db::Driver::Sqlite(c) => $q.$fetch(c).await,
+            $crate::db::Driver::Postgres(c) => $q.$fetch(c).await,
+        }
+        .map_err($crate::db::Error::from)
+    };
+}
+pub(crate) use query;
+
+/// Like [`query!`] for a statement that ends in a list of digests, `IN (..)`, which is bound last.
+///
+/// `$sql` is a function from the list's placeholders to the statement; `$first` the number of the
+/// first of them.
+macro_rules! query_in {
+    ($on:expr, $fetch:ident, $query:path, $sql:expr, [$($bound:expr),*], $digests:expr) => {{
+        let sql = $sql(&$crate::db::placeholders([$(stringify!($bound)),*].len() + 1, $digests.len()));
+        match $crate::db::Handle::driver(&mut $on) {
+            $crate::db::Driver::Sqlite(c) => {
+                let mut query = $query(sqlx::AssertSqlSafe(sql))$(.bind($bound))*;
+                for digest in $digests { query = query.bind(digest.as_str()); }
+                query.$fetch(c).await.map($crate::db::outcome)
+            }
+            $crate::db::Driver::Postgres(c) => {
+                let mut query = $query(sqlx::AssertSqlSafe(sql))$(.bind($bound))*;
+                for digest in $digests { query = query.bind(digest.as_str()); }
+                query.$fetch(c).await.map($crate::db::outcome)
+            }
+        }
+        .map_err($crate::db::Error::from)
+    }};
+}
+pub(crate) use query_in;
+
+/// How many digests one statement lists: below both databases' limit on bound values, and few
+/// enough shapes for their statement caches.
+pub(crate) const LIST: usize = 500;
+
+/// `$first, $first+1, …`, `count` of them.
+pub(crate) fn placeholders(first: usize, count: usize) -> String {
+    let mut list = String::with_capacity(count * 5);
+    for number in first..first + count {
+        if number > first {
+            list.push_str(", ");
+        }
+        list.push('$');
+        list.push_str(&number.to_string());
+    }
+    list
+}
+
+/// Makes the two drivers' answers one type.
+pub(crate) trait Outcome {
+    type Out;
+    fn out(self) -> Self::Out;
+}
+
+impl Outcome for sqlx::sqlite::SqliteQueryResult {
+    type Out = u64;
+    fn out(self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+impl Outcome for sqlx::postgres::PgQueryResult {
+    type Out = u64;
+    fn out(self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+impl<T> Outcome for Vec<T> {
+    type Out = Self;
+    fn out(self) -> Self {
+        self
+    }
+}
+
+pub(crate) fn outcome<T: Outcome>(answer: T) -> T::Out {
+    answer.out()
+}
+
+impl Handle for &Db {
+    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>> {
+        match self {
+            Db::Sqlite { reader, .. } => Driver::Sqlite(reader),
+            Db::Postgres(pool) => Driver::Postgres(pool),
+        }
+    }
+}
+
+impl Handle for &mut Tx {
+    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>> {
+        match &mut self.0 {
+            Driver::Sqlite(turn) => Driver::Sqlite(turn.connection()),
+            Driver::Postgres(tx) => Driver::Postgres(&mut **tx),
+        }
+    }
+}
+
+impl Db {
+    /// Opens an index without looking at its tables.
+    pub async fn open(location: &Location) -> Result<Self> {
+        match location {
+            Location::Sqlite(path) => sqlite::open(path).await,
+            Location::Postgres { url, max_connections } => postgres::open(url, *max_connections).await,
+        }
+    }
+
+    /// Brings the tables up to this version. Replicas that start together wait for each other.
+    pub async fn migrate(&self) -> Result<()> {
+        match self {
+            Self::Sqlite { writer, .. } => writer.migrate().await,
+            Self::Postgres(pool) => postgres::migrate(pool).await,
+        }
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(Tx(match self {
+            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.turn().await?),
+            Self::Postgres(pool) => Driver::Postgres(pool.begin().await?),
+        }))
+    }
+
+    /// Answers whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        let mut on = self;
+        let (_,): (i32,) = query!(on, fetch_one sqlx::query_as("SELECT 1"))?;
+        Ok(())
+    }
+
+    /// Whether this process is the only one that can be using the database.
+    pub fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Sqlite { .. })
+    }
+
+    /// Lets go of the database once running queries have ended.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite { reader, writer } => {
+                reader.close().await;
+                writer.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Tx {
+    /// Returns when what was written is durable. Dropped without it, nothing was written.
+    pub async fn commit(self) -> Result<()> {
+        match self.0 {
+            Driver::Sqlite(turn) => turn.commit().await,
+            Driver::Postgres(tx) => Ok(tx.commit().await?),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The repositories of the registry over HTTP: `_catalog`.
+
+use axum::response::Response;
+use http::header;
+use serde_json::json;
+
+use super::error::HttpError;
+use super::query::next_link;
+use super::uploads::ascii;
+use super::{Call, json};
+
+/// A page of repositories in byte order, and a link to the next.
+pub(super) async fn list(call: &Call) -> Result<Response, HttpError> {
+    let permit = call.access.list()?;
+    let limit = call.query.page(call.app.settings().page)?;
+    let last = call.query.get("last").unwrap_or_default();
+    let page = call.app.registry().repositories(&permit, last, limit).await?;
+    let mut response = json("application/json", json!({ "repositories": page.names }).to_string());
+    if let (true, Some(last)) = (page.more, page.names.last()) {
+        let n = limit.to_string();
+        let link = next_link("/v2/_catalog", &[("n", &n), ("last", last)]);
+        response.headers_mut().insert(header::LINK, ascii(&link));
+    }
+    Ok(response)
+}

@@ -1,0 +1,130 @@
+//! Manifests over HTTP: end-3, end-7 and end-9.
+
+use axum::response::Response;
+use berth_auth::{Delete, Pull, Push};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::blobs::{described, multipart, not_modified, wanted};
+use super::body::{HeldBody, hold};
+use super::error::HttpError;
+use super::uploads::ascii;
+use super::{CONTENT_DIGEST, Call, empty};
+use crate::oci::{ByteRange, Ranges, Reference, RepositoryName, Tag};
+use crate::registry::ManifestPut;
+
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+type Result<T> = std::result::Result<T, HttpError>;
+
+/// Whether a manifest is there, and what GET would say of it.
+pub(super) async fn head(call: &Call, repository: RepositoryName, reference: &Reference) -> Result<Response> {
+    let permit = call.access.permit::<Pull>(repository)?;
+    let head = call.app.registry().manifest_head(&permit, reference).await?;
+    if not_modified(&call.headers, &head.digest) {
+        return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
+    }
+    let mut response = described(StatusCode::OK, &head.digest);
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type(&head.media_type));
+    response.headers_mut().insert(header::CONTENT_LENGTH, head.size_bytes.into());
+    Ok(response)
+}
+
+/// The bytes of a manifest, or ranges of them.
+pub(super) async fn get(call: &Call, repository: RepositoryName, reference: &Reference) -> Result<Response> {
+    let permit = call.access.permit::<Pull>(repository)?;
+    let manifest = call.app.registry().manifest(&permit, reference).await?;
+    let (head, content) = (manifest.head, Bytes::from(manifest.content));
+    if not_modified(&call.headers, &head.digest) {
+        return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
+    }
+    let length = content.len() as u64;
+    let (status, kind, body) = match wanted(&call.headers, &head.digest, length) {
+        Ranges::Unsatisfiable => return Err(HttpError::Range { length }),
+        Ranges::Whole => (StatusCode::OK, Parts::Whole, content),
+        Ranges::Some(ranges) => match ranges.as_slice() {
+            [range] => (StatusCode::PARTIAL_CONTENT, Parts::One(*range), slice(&content, *range)),
+            _ => {
+                let parts = multipart(&head.digest, &head.media_type, length, &ranges);
+                let mut body = BytesMut::new();
+                for (before, range) in parts.heads.iter().zip(&ranges) {
+                    body.extend_from_slice(before.as_bytes());
+                    body.extend_from_slice(&slice(&content, *range));
+                }
+                body.extend_from_slice(parts.end.as_bytes());
+                (StatusCode::PARTIAL_CONTENT, Parts::Several(parts), body.freeze())
+            }
+        },
+    };
+    let mut response = described(status, &head.digest);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, media_type(&head.media_type));
+    headers.insert(header::CONTENT_LENGTH, body.len().into());
+    match kind {
+        Parts::Whole => {}
+        Parts::One(range) => {
+            headers.insert(header::CONTENT_RANGE, ascii(&range.content_range(length)));
+        }
+        Parts::Several(parts) => parts.describe(&mut response),
+    }
+    let held = hold(&call.app.0.manifest_memory, body.len()).await;
+    *response.body_mut() = HeldBody::body(body, held);
+    Ok(response)
+}
+
+enum Parts {
+    Whole,
+    One(ByteRange),
+    Several(super::blobs::Multipart),
+}
+
+fn slice(content: &Bytes, range: ByteRange) -> Bytes {
+    let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(content.len());
+    content.slice(at(range.start)..at(range.end_exclusive))
+}
+
+/// end-7: a manifest under a tag, or under its digest with any number of tags (end-7b).
+pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Reference) -> Result<Response> {
+    let permit = call.access.permit::<Push>(repository)?;
+    let parse = |text: &str| text.parse::<Tag>().map_err(|_| HttpError::Tag(text.chars().take(140).collect()));
+    let tags = call.query.all("tag").map(parse).collect::<Result<Vec<Tag>>>()?;
+    let limit = call.app.settings().manifest_bytes;
+    let announced = call.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(HttpError::ManifestTooLarge { limit });
+    }
+    let (content, _held) = call.body.collect(limit, &call.app.0.manifest_memory).await?;
+    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.map(str::to_owned);
+    let put = ManifestPut { reference: reference.clone(), tags, content_type, content };
+    let pushed = call.app.registry().put_manifest(&permit, put).await?;
+    let mut response = empty(StatusCode::CREATED);
+    let headers = response.headers_mut();
+    let location = format!("/v2/{}/manifests/{}", permit.resource(), pushed.digest);
+    headers.insert(header::LOCATION, ascii(&location));
+    headers.insert(CONTENT_DIGEST, ascii(pushed.digest.as_str()));
+    // Tells the client that it need not keep a fallback tag.
+    headers.extend(pushed.subject.map(|subject| (SUBJECT, ascii(subject.as_str()))));
+    if matches!(reference, Reference::Digest(_)) {
+        for tag in &pushed.tags {
+            headers.append(TAG, ascii(tag.as_str()));
+        }
+    }
+    Ok(response)
+}
+
+/// end-9: a tag alone, or a manifest with its tags.
+pub(super) async fn delete(call: &Call, repository: RepositoryName, reference: Reference) -> Result<Response> {
+    let permit = call.access.permit::<Delete>(repository)?;
+    match reference {
+        Reference::Tag(tag) => call.app.registry().delete_tag(&permit, &tag).await?,
+        Reference::Digest(digest) => call.app.registry().delete_manifest(&permit, &digest).await?,
+    }
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+fn media_type(text: &str) -> HeaderValue {
+    // Checked when the manifest was put: no control characters.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}

@@ -1,0 +1,279 @@
+//! Requests in, responses out.
+//!
+//! One way for all of them: the path becomes a [`path::Resource`], the policy gives a permit, the
+//! registry does the work, and whatever goes wrong becomes an OCI error body in one place
+//! ([`error`]). No rule of what a registry does is here.
+
+mod access;
+mod blobs;
+mod body;
+mod catalog;
+pub mod error;
+mod health;
+mod manifests;
+pub mod path;
+mod query;
+mod referrers;
+mod tags;
+mod uploads;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use berth_auth::Policy;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use self::access::Access;
+use self::body::RequestBody;
+use self::error::HttpError;
+use self::path::Resource;
+use self::query::Query;
+use crate::oci::RepositoryName;
+use crate::registry::Registry;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// What the HTTP side needs to know of its configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a request body may be silent.
+    pub idle_timeout: Duration,
+    /// The largest manifest taken, in bytes.
+    pub manifest_bytes: usize,
+    /// What manifests on their way in or out may hold together, in bytes.
+    pub manifest_memory_bytes: usize,
+    /// The most names on a page.
+    pub page: usize,
+    /// The chunk size asked of clients, in bytes.
+    pub chunk_min_bytes: u64,
+    /// The longest request line and headers, in bytes.
+    pub header_bytes: usize,
+    /// Texts to show with every answer about the repositories that match.
+    pub warnings: Vec<(globset::GlobMatcher, HeaderValue)>,
+}
+
+/// What every request sees.
+#[derive(Debug, Clone)]
+pub struct App(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    policy: Policy,
+    settings: Settings,
+    manifest_memory: Arc<Semaphore>,
+    draining: AtomicBool,
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Puts the HTTP side together. What changes something runs on `tasks`, so that a client that
+    /// hangs up half way does not stop it half way.
+    pub fn new(registry: Registry, policy: Policy, settings: Settings, tasks: TaskTracker) -> Self {
+        let manifest_memory = Arc::new(Semaphore::new(body::permits(settings.manifest_memory_bytes)));
+        Self(Arc::new(Inner {
+            registry,
+            policy,
+            settings,
+            manifest_memory,
+            draining: AtomicBool::new(false),
+            tasks,
+        }))
+    }
+
+    /// Says from now on that this replica is not ready.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", any(health::live))
+            .route("/readyz", any(health::ready))
+            .fallback(serve)
+            .with_state(self)
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+}
+
+/// A request, taken apart.
+struct Call {
+    app: App,
+    access: Access,
+    method: Method,
+    headers: HeaderMap,
+    query: Query,
+    body: RequestBody,
+}
+
+async fn serve(State(app): State<App>, request: Request) -> Response {
+    let id = request_id();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let begun = std::time::Instant::now();
+    let mut response = if method == Method::GET {
+        answer(app, request, &id).await
+    } else {
+        // The client may hang up: what was begun ends in a known state all the same.
+        let task = app.0.tasks.spawn({
+            let (app, id) = (app.clone(), id.clone());
+            async move { answer(app, request, &id).await }
+        });
+        task.await.unwrap_or_else(|panic| HttpError::Panicked(panic.to_string()).into_response(&id))
+    };
+    let headers = response.headers_mut();
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let status = response.status().as_u16();
+    tracing::debug!(request_id = %id, %method, path, status, duration_ms, "{method} {path} {status}");
+    response
+}
+
+async fn answer(app: App, request: Request, id: &str) -> Response {
+    let (head, body) = request.into_parts();
+    let body = RequestBody::new(body, app.settings().idle_timeout);
+    let expects = head.headers.contains_key(header::EXPECT);
+    let outcome = match checked(&app, &head) {
+        Ok((resource, query)) => {
+            let warning = warning(&app, &resource);
+            let access = Access::of(&app.0.policy);
+            let (method, headers) = (head.method, head.headers);
+            let call = Call { app, access, method, headers, query, body: body.clone() };
+            dispatch(call, resource).await.map(|mut response| {
+                response.headers_mut().extend(warning.map(|text| (header::WARNING, text)));
+                response
+            })
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(response) => response,
+        Err(error) => {
+            // A proxy, or a client that writes before it reads, takes a connection that closes under
+            // its body for a failure of the network. One that asked first will not send it.
+            if !expects {
+                body.drain().await;
+            }
+            error.into_response(id)
+        }
+    }
+}
+
+fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), HttpError> {
+    let limit = app.settings().header_bytes;
+    let uri_bytes = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
+    if uri_bytes > limit / 2 {
+        return Err(HttpError::UriTooLong { limit: limit / 2 });
+    }
+    let header_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > limit {
+        return Err(HttpError::HeadersTooLong { limit });
+    }
+    let path = head.uri.path();
+    let below = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = below.ok_or(HttpError::NoSuchPath)?;
+    let resource = Resource::parse(below.strip_prefix('/').unwrap_or_default())?;
+    Ok((resource, Query::parse(head.uri.query())))
+}
+
+async fn dispatch(call: Call, resource: Resource) -> Result<Response, HttpError> {
+    let read = matches!(call.method, Method::GET | Method::HEAD);
+    match (resource, call.method.as_str()) {
+        (Resource::Base, _) if read => Ok(base()),
+        (Resource::Catalog, _) if read => catalog::list(&call).await,
+        (Resource::Tags { repository }, _) if read => tags::list(&call, repository).await,
+        (Resource::Referrers { repository, digest }, _) if read => {
+            referrers::list(&call, repository, digest).await
+        }
+        (Resource::Blob { repository, digest }, "HEAD") => blobs::head(&call, repository, &digest).await,
+        (Resource::Blob { repository, digest }, "GET") => blobs::get(&call, repository, &digest).await,
+        (Resource::Blob { repository, digest }, "DELETE") => blobs::delete(&call, repository, &digest).await,
+        (Resource::Uploads { repository }, "POST") => uploads::begin(&call, repository).await,
+        (Resource::Upload { repository, id }, _) if read => uploads::status(&call, repository, &id).await,
+        (Resource::Upload { repository, id }, "PATCH") => uploads::append(&call, repository, &id).await,
+        (Resource::Upload { repository, id }, "PUT") => uploads::finish(&call, repository, &id).await,
+        (Resource::Upload { repository, id }, "DELETE") => uploads::cancel(&call, repository, &id).await,
+        (Resource::Manifest { repository, reference }, "HEAD") => {
+            manifests::head(&call, repository, &reference).await
+        }
+        (Resource::Manifest { repository, reference }, "GET") => {
+            manifests::get(&call, repository, &reference).await
+        }
+        (Resource::Manifest { repository, reference }, "PUT") => {
+            manifests::put(&call, repository, reference).await
+        }
+        (Resource::Manifest { repository, reference }, "DELETE") => {
+            manifests::delete(&call, repository, reference).await
+        }
+        (resource, _) => Err(HttpError::Method { allowed: allowed(&resource) }),
+    }
+}
+
+fn allowed(resource: &Resource) -> &'static str {
+    match resource {
+        Resource::Base | Resource::Catalog | Resource::Tags { .. } | Resource::Referrers { .. } => "GET, HEAD",
+        Resource::Blob { .. } => "GET, HEAD, DELETE",
+        Resource::Uploads { .. } => "POST",
+        Resource::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
+        Resource::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+    }
+}
+
+/// end-1: the registry speaks this protocol.
+fn base() -> Response {
+    json("application/json", "{}".to_owned())
+}
+
+fn json(content_type: &'static str, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn warning(app: &App, resource: &Resource) -> Option<HeaderValue> {
+    let repository: &RepositoryName = match resource {
+        Resource::Base | Resource::Catalog => return None,
+        Resource::Blob { repository, .. }
+        | Resource::Uploads { repository }
+        | Resource::Upload { repository, .. }
+        | Resource::Manifest { repository, .. }
+        | Resource::Tags { repository }
+        | Resource::Referrers { repository, .. } => repository,
+    };
+    let rules = &app.settings().warnings;
+    rules.iter().find(|(pattern, _)| pattern.is_match(repository.as_str())).map(|(_, text)| text.clone())
+}
+
+/// Names one request in the answer and in the log. The client's own word is not taken for it.
+fn request_id() -> String {
+    let mut bytes = [0; 8];
+    // Without randomness the id is zeros; the request is served all the same.
+    let _ = getrandom::fill(&mut bytes);
+    hex::encode(bytes)
+}

@@ -1,0 +1,14 @@
+//! The `berth` program: reads the command line, runs it, turns an error into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    berth::cli::Cli::parse().run().unwrap_or_else(|error| {
+        eprintln!("berth: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,111 @@
+//! Blobs of a repository: looking, reading, deleting.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use berth_auth::{Delete, Pull, Push};
+use berth_storage::{ByteStream, Digest, Key, StoreError};
+
+use super::{Permit, Registry, RegistryError};
+use crate::db::{blobs, manifests, repositories};
+
+type Result<T> = std::result::Result<T, RegistryError>;
+
+/// A blob as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: Digest,
+    /// How many bytes it has.
+    pub size_bytes: u64,
+}
+
+/// A blob that was looked up and can be read.
+#[derive(Debug, Clone)]
+pub struct BlobContent {
+    /// Which blob.
+    pub blob: Blob,
+    key: Key,
+}
+
+impl Registry {
+    /// Looks a blob up. Writes nothing.
+    pub async fn blob(&self, permit: &Permit<Pull>, digest: &Digest) -> Result<BlobContent> {
+        let found = blobs::find(&self.db, permit.resource(), digest).await?;
+        let found = found.ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
+        let blob = Blob { digest: found.digest, size_bytes: found.size_bytes };
+        Ok(BlobContent { blob, key: found.storage_key })
+    }
+
+    /// Tells a pusher that a blob is here, so that they need not send it. It is then safe from the
+    /// collector for `gc.min_age`.
+    pub async fn confirm_blob(&self, permit: &Permit<Push>, digest: &Digest) -> Result<Blob> {
+        let unknown = || RegistryError::BlobUnknown(digest.clone());
+        let repository = permit.resource();
+        let found = blobs::find(&self.db, repository, digest).await?.ok_or_else(unknown)?;
+        let fresh_until = found.idle_since.map(|since| since.saturating_add(millis(self.fresh_for())));
+        if fresh_until.is_some_and(|until| until <= self.clock.now()) {
+            let mut tx = self.db.begin().await?;
+            if blobs::renew(&mut tx, repository, digest, self.clock.now()).await? == 0 {
+                return Err(unknown());
+            }
+            tx.commit().await?;
+        }
+        Ok(Blob { digest: found.digest, size_bytes: found.size_bytes })
+    }
+
+    /// How long after a confirmation another one need not be written down. The collector waits that
+    /// much longer, so each confirmation is good for all of `gc.min_age`.
+    fn fresh_for(&self) -> Duration {
+        self.settings.collect_min_age / 4
+    }
+
+    /// Reads a range of a blob.
+    pub async fn read_blob(&self, content: &BlobContent, range: Range<u64>) -> Result<ByteStream> {
+        let read = self.store.read(&content.key, content.blob.size_bytes, range).await;
+        match read {
+            Err(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => {
+                Err(self.lost(content).await?)
+            }
+            read => Ok(read?),
+        }
+    }
+
+    /// An object was not there as its row says. Either the blob was collected between the two looks,
+    /// or the object is lost, and then nobody shall be told that it is here: the next push heals it.
+    async fn lost(&self, content: &BlobContent) -> Result<RegistryError> {
+        let digest = &content.blob.digest;
+        let mut tx = self.db.begin().await?;
+        if blobs::mark_missing(&mut tx, digest, &content.key, self.clock.now()).await? > 0 {
+            tx.commit().await?;
+            tracing::error!(%digest, key = %content.key,
+                "the object of blob {digest} is lost or damaged; push an image that has it to restore it");
+        }
+        Ok(RegistryError::BlobUnknown(digest.clone()))
+    }
+
+    /// Takes a blob out of a repository. Its bytes stay while another repository holds them.
+    pub async fn delete_blob(&self, permit: &Permit<Delete>, digest: &Digest) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        match blobs::unlink(&mut tx, permit.resource(), digest).await {
+            Ok(0) => return Err(RegistryError::BlobUnknown(digest.clone())),
+            Ok(_) => {}
+            Err(error) if error.is_foreign_key_violation() => {
+                drop(tx);
+                let repository_id = repositories::find(&self.db, permit.resource()).await?.unwrap_or_default();
+                let by = manifests::needing(&self.db, repository_id, digest).await?;
+                return Err(RegistryError::InUse { digest: digest.clone(), by });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        blobs::set_idle(&mut tx, digest, self.clock.now()).await?;
+        fail::fail_point!("blobs::before_unlink", |_| std::process::abort());
+        tx.commit().await?;
+        fail::fail_point!("blobs::unlinked", |_| std::process::abort());
+        Ok(())
+    }
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,199 @@
+//! Manifests: bytes verbatim, in one transaction with their tags, references and referrers.
+
+use std::collections::HashSet;
+
+use berth_auth::{Delete, Pull, Push};
+use berth_storage::{Algorithm, Digest};
+use bytes::Bytes;
+
+use super::{Missing, Permit, Registry, RegistryError};
+use crate::db::{self, blobs, manifests, referrers, repositories, tags};
+use crate::oci::manifest::{self, Manifest, Role};
+use crate::oci::{Reference, RepositoryName, Tag};
+
+pub use crate::db::manifests::{Head, Manifest as Stored};
+
+type Result<T> = std::result::Result<T, RegistryError>;
+
+/// A manifest on its way in.
+#[derive(Debug, Clone)]
+pub struct ManifestPut {
+    /// Under which name.
+    pub reference: Reference,
+    /// More tags for one that is put by digest.
+    pub tags: Vec<Tag>,
+    /// What the client says it is.
+    pub content_type: Option<String>,
+    /// The bytes.
+    pub content: Bytes,
+}
+
+/// What a put did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The digest of the manifest.
+    pub digest: Digest,
+    /// The tags that now point at it.
+    pub tags: Vec<Tag>,
+    /// The manifest it refers to.
+    pub subject: Option<Digest>,
+}
+
+impl Registry {
+    /// A manifest and its bytes.
+    pub async fn manifest(&self, permit: &Permit<Pull>, reference: &Reference) -> Result<Stored> {
+        let found = manifests::find(&self.db, permit.resource(), reference).await?;
+        found.ok_or_else(|| RegistryError::ManifestUnknown(reference.to_string()))
+    }
+
+    /// A manifest without its bytes.
+    pub async fn manifest_head(&self, permit: &Permit<Pull>, reference: &Reference) -> Result<Head> {
+        let found = manifests::head(&self.db, permit.resource(), reference).await?;
+        found.ok_or_else(|| RegistryError::ManifestUnknown(reference.to_string()))
+    }
+
+    /// Stores a manifest as it came and points its tags at it, all or nothing.
+    pub async fn put_manifest(&self, permit: &Permit<Push>, put: ManifestPut) -> Result<Pushed> {
+        let limit = self.settings.tags_per_push;
+        if put.tags.len() > limit {
+            return Err(RegistryError::TooManyTags { found: put.tags.len(), limit });
+        }
+        let (digest, tags) = match &put.reference {
+            Reference::Tag(_) if !put.tags.is_empty() => return Err(RegistryError::TagsWithTag),
+            Reference::Tag(tag) => (Digest::of(Algorithm::Sha256, &put.content), vec![tag.clone()]),
+            Reference::Digest(expected) => {
+                let actual = Digest::of(expected.algorithm(), &put.content);
+                if actual != *expected {
+                    return Err(RegistryError::DigestMismatch { expected: expected.clone(), actual });
+                }
+                (actual, put.tags)
+            }
+        };
+        let parsed = Manifest::parse(put.content_type.as_deref(), &put.content)?;
+        let mut crossed = 0;
+        loop {
+            match self.write_manifest(permit.resource(), &digest, &parsed, &put.content, &tags).await {
+                // Something it names was collected or deleted since it was looked at: look again.
+                Err(RegistryError::Db(error)) if error.is_foreign_key_violation() && crossed < 5 => {
+                    crossed += 1;
+                }
+                outcome => break outcome?,
+            }
+        }
+        Ok(Pushed { digest, tags, subject: parsed.subject })
+    }
+
+    async fn write_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        parsed: &Manifest,
+        content: &[u8],
+        tags: &[Tag],
+    ) -> Result<()> {
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let repository_id = repositories::ensure(&mut tx, repository, now).await?;
+        let subject = parsed.subject.as_ref();
+        let new = manifests::New { digest, media_type: &parsed.media_type, subject, content };
+        if let Some(id) = manifests::insert(&mut tx, repository_id, new, now).await? {
+            let sparse = self.settings.rules.allow_sparse(repository);
+            tie(&mut tx, id, repository_id, parsed, sparse).await?;
+            if manifests::manifest_arrived(&mut tx, repository_id, digest).await? > 0 {
+                manifests::found_missing(&mut tx, repository_id, digest).await?;
+            }
+            if let Some(subject) = subject {
+                let artifact_type = parsed.artifact_type.as_deref().unwrap_or_default();
+                let text = manifest::referrer_descriptor(parsed, digest, content.len() as u64);
+                referrers::insert(&mut tx, repository_id, subject, digest, artifact_type, &text).await?;
+            }
+        }
+        for tag in tags {
+            tags::set(&mut tx, repository_id, tag, digest, now).await?;
+        }
+        fail::fail_point!("manifests::before_commit", |_| std::process::abort());
+        tx.commit().await?;
+        fail::fail_point!("manifests::committed", |_| std::process::abort());
+        Ok(())
+    }
+
+    /// Removes one tag and nothing else.
+    pub async fn delete_tag(&self, permit: &Permit<Delete>, tag: &Tag) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        if tags::remove(&mut tx, permit.resource(), tag).await? == 0 {
+            return Err(RegistryError::ManifestUnknown(tag.to_string()));
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Removes a manifest and the tags that point at it. One that an index lists stays.
+    pub async fn delete_manifest(&self, permit: &Permit<Delete>, digest: &Digest) -> Result<()> {
+        let unknown = || RegistryError::ManifestUnknown(digest.to_string());
+        let mut tx = self.db.begin().await?;
+        let repository_id = repositories::find(&mut tx, permit.resource()).await?.ok_or_else(unknown)?;
+        let id = manifests::id(&mut tx, repository_id, digest).await?.ok_or_else(unknown)?;
+        tags::remove_all_of(&mut tx, repository_id, digest).await?;
+        blobs::let_go(&mut tx, id, repository_id, self.clock.now()).await?;
+        match manifests::remove(&mut tx, id).await {
+            Ok(_) => {}
+            Err(error) if error.is_foreign_key_violation() => {
+                drop(tx);
+                let by = manifests::needing(&self.db, repository_id, digest).await?;
+                return Err(RegistryError::InUse { digest: digest.clone(), by });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        fail::fail_point!("manifests::before_delete", |_| std::process::abort());
+        tx.commit().await?;
+        fail::fail_point!("manifests::deleted", |_| std::process::abort());
+        Ok(())
+    }
+}
+
+/// Ties a manifest to what it names. What is not there is an error, unless it may be absent.
+async fn tie(
+    tx: &mut db::Tx,
+    manifest_id: i64,
+    repository_id: i64,
+    parsed: &Manifest,
+    sparse: bool,
+) -> Result<()> {
+    let named: Vec<&Digest> = parsed.references.iter().map(|descriptor| &descriptor.digest).collect();
+    let entries: Vec<&Digest> = parsed
+        .references
+        .iter()
+        .filter(|descriptor| descriptor.role == Role::Entry)
+        .map(|descriptor| &descriptor.digest)
+        .collect();
+    let mut found: HashSet<Digest> = HashSet::new();
+    // An entry of an index is a manifest, or a blob: that is how BuildKit keeps its cache.
+    for list in entries.chunks(db::LIST) {
+        let present = manifests::present(&mut *tx, repository_id, list).await?;
+        if !present.is_empty() {
+            let children: Vec<&Digest> = present.iter().collect();
+            manifests::need_manifests(tx, manifest_id, repository_id, &children).await?;
+        }
+        found.extend(present);
+    }
+    let rest: Vec<&Digest> = named.into_iter().filter(|digest| !found.contains(*digest)).collect();
+    for list in rest.chunks(db::LIST) {
+        let held = blobs::held(&mut *tx, repository_id, list).await?;
+        if !held.is_empty() {
+            let needed: Vec<&Digest> = held.iter().collect();
+            manifests::need_blobs(tx, manifest_id, repository_id, &needed).await?;
+            blobs::hold(tx, repository_id, &needed).await?;
+        }
+        found.extend(held);
+    }
+    let mut missing = Vec::new();
+    for descriptor in parsed.references.iter().filter(|descriptor| !found.contains(&descriptor.digest)) {
+        if descriptor.optional || sparse {
+            manifests::need_missing(tx, manifest_id, repository_id, &descriptor.digest).await?;
+        } else {
+            let (digest, platform) = (descriptor.digest.clone(), descriptor.platform.clone());
+            missing.push(Missing { digest, platform });
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(RegistryError::ManifestMisses(missing)) }
+}

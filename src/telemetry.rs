@@ -1,0 +1,17 @@
+//! What Berth says of itself: log lines on standard error.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Begins logging. `level` is as `info` or `info,berth=debug`; `json` is for machines.
+pub fn start(level: &str, json: bool) -> Result<(), ParseError> {
+    // sqlx tells of each migration it looks at; that is for who asks.
+    let filter = EnvFilter::try_new(format!("sqlx=warn,{level}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().flatten_event(true).init();
+    } else {
+        builder.init();
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What can go wrong with a store.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::Key;
+
+/// Trouble in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no object under the key.
+    #[error("object {key} is missing from the store")]
+    Missing {
+        /// The key that was asked for.
+        key: Key,
+    },
+    /// The object is not of the size the index knows.
+    #[error("object {key} has {actual} bytes in the store, not {expected}")]
+    WrongSize {
+        /// The key that was asked for.
+        key: Key,
+        /// What the caller knows, in bytes.
+        expected: u64,
+        /// What is there, in bytes.
+        actual: u64,
+    },
+    /// No room is left.
+    #[error("the store is full: {0}")]
+    Full(io::Error),
+    /// The operating system failed an operation.
+    #[error("could not {operation}: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The folder cannot be written.
+    #[error("cannot write in {path}: {source}; give the user that runs berth the right to write there")]
+    NotWritable {
+        /// The folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The folder holds something else.
+    #[error("{path} is not empty and not a Berth store; choose an empty folder")]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder was written by a version of Berth with another layout.
+    #[error(
+        "{path} was written in store format {found}, and this version of berth reads format {supported}; \
+         run the version that wrote it"
+    )]
+    Format {
+        /// The folder.
+        path: PathBuf,
+        /// The format found.
+        found: u64,
+        /// The format this version reads.
+        supported: u64,
+    },
+    /// The marker file is damaged.
+    #[error("{path} is damaged: {reason}")]
+    Marker {
+        /// The marker file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(operation: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(source),
+            _ => Self::Io { operation, source },
+        }
+    }
+}
+
+/// Why a stream did not reach the store: the stream itself, or the store.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError<E> {
+    /// The source of the bytes failed; what arrived before is kept.
+    #[error("the body ended early")]
+    Body(E),
+    /// The store failed; the upload stands where it stood before the failed batch.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

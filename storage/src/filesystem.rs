@@ -1,0 +1,389 @@
+//! A store in a local folder: `<root>/<first two digits>/<key>`, one file an object.
+//!
+//! A file is appended to in place while it is uploaded and is never renamed. What says that it is
+//! complete is the index, not its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, SHARDS, StoreError};
+
+const FORMAT: u64 = 1;
+const MARKER: &str = "berth-store.json";
+/// Read in one go; a download holds this one and the next.
+const READ_BYTES: usize = 256 * 1024;
+/// So much is written before the disk is asked to catch up, in the background …
+const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
+/// … and so much before the upload waits for it. It keeps the last sync of a large layer short.
+const SYNC_BEHIND_BYTES: u64 = 64 * 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Filesystem(Arc<Folder>);
+
+#[derive(Debug)]
+struct Folder {
+    root: PathBuf,
+    id: String,
+}
+
+/// Written once, when a store is made.
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    format: u64,
+    id: String,
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| Err(StoreError::Io { operation, source: io::Error::other(panic) }))
+}
+
+impl Filesystem {
+    pub(crate) async fn open(root: PathBuf) -> Result<Self, StoreError> {
+        blocking("open the store", move || {
+            fs::create_dir_all(&root)
+                .map_err(|source| StoreError::NotWritable { path: root.clone(), source })?;
+            let marker = read_marker(&root)?;
+            let id = match marker {
+                Some(marker) => marker.id,
+                None => make(&root)?,
+            };
+            probe(&root)?;
+            Ok(Self(Arc::new(Folder { root, id })))
+        })
+        .await
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    pub(crate) fn location(&self) -> String {
+        self.0.root.display().to_string()
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.0.root.join(key.shard()).join(key.as_str())
+    }
+
+    /// Opens the file of an upload and cuts it to the offset the index knows: bytes behind it were
+    /// never accounted for.
+    pub(crate) async fn sink(&self, key: &Key, offset: u64) -> Result<Sink, StoreError> {
+        let (path, key) = (self.path(key), key.clone());
+        blocking("open an object for writing", move || {
+            let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&path);
+            let file = match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::Missing { key });
+                }
+                opened => opened.map_err(StoreError::io("open an object for writing"))?,
+            };
+            fail::fail_point!("storage::created", |_| std::process::abort());
+            let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
+            if actual < offset {
+                return Err(StoreError::WrongSize { key, expected: offset, actual });
+            }
+            if actual > offset {
+                file.set_len(offset).map_err(StoreError::io("cut an object"))?;
+            }
+            Ok(Sink { file: Arc::new(file), path, unsynced: 0, behind: 0, syncing: None })
+        })
+        .await
+    }
+
+    pub(crate) async fn read(
+        &self,
+        key: &Key,
+        size_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<ByteStream, StoreError> {
+        let (path, key) = (self.path(key), key.clone());
+        let (file, first) = blocking("open an object", move || {
+            let file = open_whole(&path, &key, size_bytes)?;
+            // The first piece is read on the same thread: a small blob costs one hop, not two.
+            let first = read_piece(&file, &range)?;
+            Ok((file, (first, range)))
+        })
+        .await?;
+        let (first, range) = first;
+        let rest = range.start + first.len() as u64..range.end;
+        let state = Reading { file: Arc::new(file), ready: Some(first), ahead: None, rest };
+        Ok(stream::unfold(state, Reading::next).boxed())
+    }
+
+    pub(crate) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let path = self.path(key);
+        blocking("look at an object", move || match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at an object")(error)),
+        })
+        .await
+    }
+
+    pub(crate) async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
+        let path = self.path(key);
+        blocking("delete an object", move || {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(StoreError::io("delete an object")(error)),
+            }
+            fail::fail_point!("storage::deleted", |_| std::process::abort());
+            // The row goes next. Were the name to come back after a power cut, nothing would know it.
+            sync_parent(&path)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(crate) async fn list(&self, shard: u8) -> Result<Vec<Listed>, StoreError> {
+        let folder = self.0.root.join(format!("{shard:02x}"));
+        blocking("list objects", move || {
+            let failed = StoreError::io("list objects");
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&folder).map_err(&failed)? {
+                let entry = entry.map_err(&failed)?;
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let Ok(key) = Key::try_from(name) else { continue };
+                match entry.metadata() {
+                    Ok(metadata) => found.push(Listed { key, size_bytes: metadata.len() }),
+                    // Deleted since the listing began.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            Ok(found)
+        })
+        .await
+    }
+
+    pub(crate) async fn hash(
+        &self,
+        key: &Key,
+        size_bytes: u64,
+        algorithm: Algorithm,
+    ) -> Result<Digest, StoreError> {
+        let (path, key) = (self.path(key), key.clone());
+        blocking("hash an object", move || {
+            let mut file = open_whole(&path, &key, size_bytes)?;
+            let mut hasher = Hasher::new(algorithm);
+            let mut buffer = vec![0; READ_BYTES];
+            loop {
+                match file.read(&mut buffer).map_err(StoreError::io("read an object"))? {
+                    0 => return Ok(hasher.digest()),
+                    n => hasher.update(&buffer[..n]),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Opens an object, which must be as long as the index says.
+fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreError> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { key: key.clone() },
+        _ => StoreError::io("open an object")(error),
+    })?;
+    let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
+    if actual != size_bytes {
+        return Err(StoreError::WrongSize { key: key.clone(), expected: size_bytes, actual });
+    }
+    Ok(file)
+}
+
+/// Reads the first piece of a range; nothing of an empty one.
+fn read_piece(file: &File, range: &Range<u64>) -> Result<Bytes, StoreError> {
+    let wanted = range.end.saturating_sub(range.start).min(READ_BYTES as u64);
+    let mut piece = vec![0; usize::try_from(wanted).expect("a piece fits memory")];
+    file.read_exact_at(&mut piece, range.start).map_err(StoreError::io("read an object"))?;
+    Ok(piece.into())
+}
+
+/// A download under way, one piece ahead of its reader.
+struct Reading {
+    file: Arc<File>,
+    ready: Option<Bytes>,
+    ahead: Option<JoinHandle<Result<Bytes, StoreError>>>,
+    rest: Range<u64>,
+}
+
+impl Reading {
+    async fn next(mut self) -> Option<(Result<Bytes, StoreError>, Self)> {
+        let piece = match (self.ready.take(), self.ahead.take()) {
+            (Some(piece), _) => Ok(piece),
+            (None, Some(task)) => task.await.unwrap_or_else(|panic| {
+                Err(StoreError::Io { operation: "read an object", source: io::Error::other(panic) })
+            }),
+            (None, None) => return None,
+        };
+        if piece.is_ok() && !self.rest.is_empty() {
+            let (file, range) = (Arc::clone(&self.file), self.rest.clone());
+            self.rest.start = self.rest.end.min(self.rest.start + READ_BYTES as u64);
+            self.ahead = Some(spawn_blocking(move || read_piece(&file, &range)));
+        }
+        Some((piece, self))
+    }
+}
+
+/// The open file of an upload.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    file: Arc<File>,
+    path: PathBuf,
+    /// Written since a sync was last begun.
+    unsynced: u64,
+    /// Given to the sync that is running.
+    behind: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Sink {
+    /// Appends at `offset`. Blocks. After an error the file is as long as before.
+    pub(crate) fn write(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let mut at = offset;
+        for chunk in chunks {
+            if let Err(error) = self.file.write_all_at(chunk, at) {
+                // On a full disk every byte counts; should this fail too, the next writer cuts.
+                let _ = self.file.set_len(offset);
+                return Err(StoreError::io("write an object")(error));
+            }
+            at += chunk.len() as u64;
+        }
+        fail::fail_point!("storage::written", |_| std::process::abort());
+        self.unsynced += at - offset;
+        self.catch_up()
+    }
+
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished) || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
+        {
+            self.settle()?;
+        }
+        if self.syncing.is_none() && self.unsynced >= SYNC_AFTER_BYTES {
+            let file = Arc::clone(&self.file);
+            self.behind = std::mem::take(&mut self.unsynced);
+            self.syncing = Some(spawn_blocking(move || file.sync_data()));
+        }
+        Ok(())
+    }
+
+    /// Waits for the sync that is running. Blocks.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(task) = self.syncing.take() else { return Ok(()) };
+        self.behind = 0;
+        let synced = tokio::runtime::Handle::current().block_on(task).unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        synced.map_err(StoreError::io("sync an object"))
+    }
+
+    /// Returns when the bytes so far would survive a power cut.
+    pub(crate) async fn sync(&mut self) -> Result<(), StoreError> {
+        self.sync_with("sync an object", |file, _| {
+            file.sync_data().map_err(StoreError::io("sync an object"))
+        })
+        .await
+    }
+
+    /// Returns when the file and its name would survive a power cut.
+    pub(crate) async fn finish(&mut self) -> Result<(), StoreError> {
+        self.sync_with("finish an object", |file, path| {
+            file.sync_all().map_err(StoreError::io("sync an object"))?;
+            fail::fail_point!("storage::synced", |_| std::process::abort());
+            sync_parent(path)
+        })
+        .await
+    }
+
+    async fn sync_with(
+        &mut self,
+        operation: &'static str,
+        sync: impl FnOnce(&File, &Path) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let running = self.syncing.take();
+        (self.behind, self.unsynced) = (0, 0);
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        if let Some(task) = running {
+            task.await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+                .map_err(StoreError::io("sync an object"))?;
+        }
+        blocking(operation, move || sync(&file, &path)).await
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().expect("an object is in a folder");
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync a folder"))
+}
+
+fn read_marker(root: &Path) -> Result<Option<Marker>, StoreError> {
+    let path = root.join(MARKER);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Io { operation: "read the store's marker file", source }),
+    };
+    // The format is looked at before the rest: another version's marker may have other fields.
+    let found = serde_json::from_str::<serde_json::Value>(&text)
+        .ok()
+        .and_then(|marker| marker.get("format")?.as_u64())
+        .ok_or_else(|| StoreError::Marker { path: path.clone(), reason: "it names no format".into() })?;
+    if found != FORMAT {
+        return Err(StoreError::Format { path: root.to_owned(), found, supported: FORMAT });
+    }
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| StoreError::Marker { path, reason: error.to_string() })
+}
+
+/// Makes an empty folder a store; the marker comes last, so a half-made one is made again.
+fn make(root: &Path) -> Result<String, StoreError> {
+    let not_writable = |source| StoreError::NotWritable { path: root.to_owned(), source };
+    let ours = |name: &str| name == "lost+found" || name.starts_with(MARKER) || (name.len() == 2 && hex::decode(name).is_ok());
+    for entry in fs::read_dir(root).map_err(not_writable)? {
+        let name = entry.map_err(not_writable)?.file_name();
+        if !name.to_str().is_some_and(ours) {
+            return Err(StoreError::NotAStore { path: root.to_owned() });
+        }
+    }
+    for shard in 0..SHARDS {
+        fs::create_dir_all(root.join(format!("{shard:02x}"))).map_err(not_writable)?;
+    }
+    let marker = Marker { format: FORMAT, id: Key::generate().to_string() };
+    let text = serde_json::to_string(&marker).expect("a marker is plain JSON");
+    let temporary = root.join(format!("{MARKER}.new"));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, root.join(MARKER))?;
+        File::open(root)?.sync_all()
+    };
+    write().map_err(not_writable)?;
+    Ok(marker.id)
+}
+
+/// A folder that cannot be written is refused now, not at the first push.
+fn probe(root: &Path) -> Result<(), StoreError> {
+    let path = root.join(format!("{MARKER}.probe"));
+    File::create(&path)
+        .and_then(|_| fs::remove_file(&path))
+        .map_err(|source| StoreError::NotWritable { path: root.to_owned(), source })
+}

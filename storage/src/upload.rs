@@ -1,0 +1,198 @@
+//! An object on its way in: hashed while it is written, stopped and taken up at any byte.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::filesystem::Sink;
+use crate::{Algorithm, Digest, HashStateError, Hasher, Key, StoreError, WriteError};
+
+/// How much is handed to the disk in one go, and the unit of the memory budget. A writer fills one
+/// batch while another is being written, so an upload holds at most two.
+pub(crate) const BATCH_BYTES: usize = 512 * 1024;
+
+/// Where an upload stands: what a session row remembers of it.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    key: Key,
+    offset: u64,
+    hasher: Hasher,
+}
+
+/// A durable object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Where it is.
+    pub key: Key,
+    /// How many bytes it has.
+    pub size_bytes: u64,
+    /// The digest of its bytes.
+    pub digest: Digest,
+}
+
+impl Upload {
+    /// An upload without a byte. Nothing is stored by this.
+    pub fn begin(key: Key, algorithm: Algorithm) -> Self {
+        Self { key, offset: 0, hasher: Hasher::new(algorithm) }
+    }
+
+    /// The upload that was at `offset` with this [`Upload::hash_state`].
+    pub fn restore(key: Key, algorithm: Algorithm, offset: u64, state: &[u8]) -> Result<Self, HashStateError> {
+        Ok(Self { key, offset, hasher: Hasher::restore(algorithm, state)? })
+    }
+
+    /// The key its bytes are under.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// How many bytes it has.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The state of its hash, to be restored later.
+    pub fn hash_state(&self) -> Vec<u8> {
+        self.hasher.save()
+    }
+
+    /// The digest of what it has.
+    pub fn digest(&self) -> Digest {
+        self.hasher.digest()
+    }
+}
+
+/// How far [`Writer::write_from`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The stream has more.
+    More,
+    /// The stream ended.
+    End,
+}
+
+/// An upload opened for writing.
+///
+/// Dropping it forgets what was written since it was opened; [`Writer::suspend`] keeps it.
+#[derive(Debug)]
+pub struct Writer {
+    upload: Upload,
+    sink: Option<Sink>,
+    on_its_way: Option<JoinHandle<(Sink, Hasher, u64, Result<(), StoreError>)>>,
+    budget: Arc<Semaphore>,
+}
+
+struct Batch {
+    chunks: Vec<Bytes>,
+    size_bytes: usize,
+    _held: OwnedSemaphorePermit,
+}
+
+impl Writer {
+    pub(crate) fn new(upload: Upload, sink: Sink, budget: Arc<Semaphore>) -> Self {
+        Self { upload, sink: Some(sink), on_its_way: None, budget }
+    }
+
+    /// Where the upload stands.
+    pub fn upload(&self) -> &Upload {
+        &self.upload
+    }
+
+    /// Writes what the stream has, until it ends or `until` has come.
+    ///
+    /// A stream that fails loses nothing that came before. A slow stream holds no part of the memory
+    /// budget while it is silent.
+    pub async fn write_from<S, E>(&mut self, body: &mut S, until: Instant) -> Result<Written, WriteError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let outcome = loop {
+            let first = match timeout_at(until, body.next()).await {
+                Err(_) => break Ok(Written::More),
+                Ok(None) => break Ok(Written::End),
+                Ok(Some(Err(error))) => break Err(WriteError::Body(error)),
+                Ok(Some(Ok(chunk))) => chunk,
+            };
+            // The permit is taken only once there are bytes to hold, and nothing else is waited for
+            // while it is held but the disk: uploads cannot block each other for ever.
+            let held = Arc::clone(&self.budget).acquire_owned().await.expect("the budget is never closed");
+            let mut batch = Batch { size_bytes: first.len(), chunks: vec![first], _held: held };
+            let mut ended = None;
+            while batch.size_bytes < BATCH_BYTES && ended.is_none() {
+                match body.next().now_or_never() {
+                    None => break,
+                    Some(None) => ended = Some(Ok(Written::End)),
+                    Some(Some(Err(error))) => ended = Some(Err(WriteError::Body(error))),
+                    Some(Some(Ok(chunk))) => {
+                        batch.size_bytes += chunk.len();
+                        batch.chunks.push(chunk);
+                    }
+                }
+            }
+            self.settle().await?;
+            self.send(batch);
+            if let Some(outcome) = ended {
+                break outcome;
+            }
+        };
+        self.settle().await?;
+        outcome
+    }
+
+    /// Hands a batch to a thread that may block, without waiting for it.
+    fn send(&mut self, batch: Batch) {
+        let mut sink = self.sink.take().expect("the sink is home after settle");
+        let mut hasher = self.upload.hasher.clone();
+        let offset = self.upload.offset;
+        self.on_its_way = Some(tokio::task::spawn_blocking(move || {
+            let written = sink.write(offset, &batch.chunks);
+            if written.is_ok() {
+                batch.chunks.iter().for_each(|chunk| hasher.update(chunk));
+            }
+            (sink, hasher, batch.size_bytes as u64, written)
+        }));
+    }
+
+    /// Waits for the batch on its way; the upload moves forward only if all of it was written.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(task) = self.on_its_way.take() else { return Ok(()) };
+        let (sink, hasher, size_bytes, written) = task.await.map_err(|error| StoreError::Io {
+            operation: "write an object",
+            source: std::io::Error::other(error),
+        })?;
+        self.sink = Some(sink);
+        written?;
+        self.upload.hasher = hasher;
+        self.upload.offset += size_bytes;
+        Ok(())
+    }
+
+    fn sink(&mut self) -> &mut Sink {
+        self.sink.as_mut().expect("the sink is home outside write_from")
+    }
+
+    /// Makes what was written survive a power cut, so that the row saved next tells the truth.
+    pub async fn checkpoint(&mut self) -> Result<&Upload, StoreError> {
+        self.settle().await?;
+        self.sink().sync().await?;
+        Ok(&self.upload)
+    }
+
+    /// Puts the upload away until its next request.
+    pub async fn suspend(mut self) -> Result<Upload, StoreError> {
+        self.checkpoint().await?;
+        Ok(self.upload)
+    }
+
+    /// Closes the object. When this returns it is durable.
+    pub async fn finish(mut self) -> Result<Object, StoreError> {
+        self.settle().await?;
+        self.sink().finish().await?;
+        let Upload { key, offset, hasher } = self.upload;
+        Ok(Object { key, size_bytes: offset, digest: hasher.digest() })
+    }
+}
