@@ -1,0 +1,227 @@
+//! A berth of the test's own: the real binary on a free port of 127.0.0.1, with data of its own.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+};
+
+use tempfile::TempDir;
+
+use super::{
+    Repository,
+    postgres::Postgres,
+    process::{PATIENCE, Process},
+    run,
+};
+
+const LISTENING: &str = "Berth is listening on http://";
+
+/// Where the server under test keeps its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+/// A running `berth serve`. It is killed when this value is dropped, and its data removed.
+pub struct Server {
+    setup: Builder,
+    config: PathBuf,
+    process: Process,
+    host: String,
+    // Last, so that it goes after the process that writes into it.
+    folder: TempDir,
+}
+
+/// What a server is started with.
+pub struct Builder {
+    config: String,
+    database: Database,
+    environment: Vec<(OsString, OsString)>,
+    arguments: Vec<OsString>,
+}
+
+/// The command `berth`, with the run's environment, for its other subcommands.
+pub fn berth() -> Command {
+    run::command(env!("CARGO_BIN_EXE_berth"))
+}
+
+impl Server {
+    /// Starts a server without configuration.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub fn builder() -> Builder {
+        Builder {
+            config: String::new(),
+            database: Database::Sqlite,
+            environment: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The address without a path: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.host)
+    }
+
+    /// The address as it stands in an image name: `127.0.0.1:PORT`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A repository of this server, for requests of the test's own.
+    pub fn repository(&self, name: &str) -> Repository {
+        Repository::at(&self.url(), name)
+    }
+
+    /// The folder with the server's data.
+    pub fn data(&self) -> PathBuf {
+        data(&self.folder)
+    }
+
+    /// The configuration file the server was started with.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Everything the server has printed and logged since it was last started.
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+
+    /// Waits until the server has printed or logged a text.
+    pub async fn until_said(&self, text: &str) {
+        self.process.until(text, |said| said.contains(text).then_some(())).await;
+    }
+
+    /// Memory the server holds now, from the kernel.
+    pub fn rss_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory the server has ever held, from the kernel.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Ends the server at once, as a crash would (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks the server to stop (SIGTERM) and waits until it has.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate().await
+    }
+
+    /// Sends a signal by its name and does not wait, for example `TERM`.
+    pub fn signal(&mut self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits until the server ends by itself.
+    pub async fn end(&mut self) -> ExitStatus {
+        self.process.end(PATIENCE).await
+    }
+
+    /// Starts the server again on the same data, as it was started first but for the port; kills it
+    /// before, if it still runs.
+    pub async fn restart(&mut self) {
+        self.kill();
+        (self.process, self.host) = self.setup.launch(&data(&self.folder), &self.config).await;
+    }
+
+    /// As [`Self::restart`], with another environment from now on.
+    pub async fn restart_with(&mut self, environment: &[(&str, &str)]) {
+        self.setup.environment =
+            environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        self.restart().await;
+    }
+
+    fn memory(&self, field: &str) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server is running");
+        let line =
+            status.lines().find(|line| line.starts_with(field)).expect("the kernel says how much memory");
+        let kibibytes = line.split_whitespace().nth(1).expect("a number follows");
+        kibibytes.parse::<u64>().expect("it is a number") * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill();
+        if std::thread::panicking() {
+            eprintln!("{} said:\n{}", self.host, self.process.said());
+        }
+    }
+}
+
+impl Builder {
+    /// Appends to the text of the configuration file. Without any text there is no file.
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// Where the index is kept; PostgreSQL is a database of the server's own in the run's cluster.
+    pub fn database(mut self, database: Database) -> Self {
+        self.database = database;
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    pub async fn start(mut self) -> Server {
+        if self.database == Database::Postgres {
+            let url = Postgres::of_the_run().await.fresh_database().await;
+            self = self.config(&format!("[database]\nurl = \"{url}\""));
+        }
+        let folder = run::folder("server");
+        let config = folder.path().join("berth.toml");
+        if !self.config.is_empty() {
+            fs::write(&config, &self.config).expect("write the configuration");
+        }
+        let (process, host) = self.launch(&data(&folder), &config).await;
+        Server { setup: self, config, process, host, folder }
+    }
+
+    async fn launch(&self, data: &Path, config: &Path) -> (Process, String) {
+        let mut command = berth();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        if !self.config.is_empty() {
+            command.arg("--config").arg(config);
+        }
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let process = Process::start(command);
+        let host = process
+            .until("it listens", |said| {
+                let line = said.split_once(LISTENING)?.1;
+                Some(line.split_once(char::is_whitespace)?.0.trim_end_matches('/').to_owned())
+            })
+            .await;
+        (process, host)
+    }
+}
+
+fn data(folder: &TempDir) -> PathBuf {
+    folder.path().join("data")
+}

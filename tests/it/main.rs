@@ -1,0 +1,5 @@
+//! Black-box tests: the real binary, the real clients, the real databases.
+
+mod architecture;
+mod clients;
+mod harness;
