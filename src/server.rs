@@ -97,8 +97,7 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     let StorageKind::Filesystem = config.storage.kind;
     let folder = config.storage.folder(&config.data);
     let store = Store::open_filesystem(&folder, config.limits.upload_memory.bytes()).await?;
-    let context =
-        jobs::Context { db, store, clock: Clock::System, collect_min_age: config.gc.min_age.get() };
+    let context = jobs::Context { db, store, clock: Clock::System, collect_min_age: config.gc.min_age.get() };
     bind(&context, binding).await?;
     if context.db.is_exclusive() {
         let mut tx = context.db.begin().await?;
@@ -147,9 +146,8 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let address = config.http.listen;
         // First: that the address is taken is the likeliest trouble, and opening changes the disk.
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| ServerError::Listen { address, source })?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
         let context = open(&config, Binding::Check).await?;
         let jobs::Context { db, store, clock, .. } = context.clone();
@@ -261,7 +259,9 @@ impl Door {
         let router = self.router;
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let router = router.clone();
-            async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+            async move {
+                Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+            }
         });
         let ended = if speaks_http2 {
             let connection = http2::Builder::new(TokioExecutor::new())

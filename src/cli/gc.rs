@@ -27,7 +27,9 @@ pub(super) struct Gc {
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    toml::Value::String(text.to_owned()).try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    toml::Value::String(text.to_owned())
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
 impl Gc {

@@ -67,8 +67,8 @@ impl Source {
         let Listening { listen, allow_anonymous } = listening;
         let overrides = Overrides { data: self.data.clone(), listen, allow_anonymous };
         // A variable that is no UTF-8 is none of ours.
-        let variables =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Ok(Config::load(self.config.as_deref(), variables, overrides)?)
     }
 }

@@ -75,7 +75,8 @@ fn raise_file_limit() {
 fn greet(server: &Server) {
     let address = server.address();
     let (index, objects) = server.places();
-    let absolute = |path: String| std::path::absolute(Path::new(&path)).map_or(path, |path| path.display().to_string());
+    let absolute =
+        |path: String| std::path::absolute(Path::new(&path)).map_or(path, |path| path.display().to_string());
     let objects = absolute(objects);
     let index = if index == "PostgreSQL" { index } else { absolute(index) };
     let text = format!(

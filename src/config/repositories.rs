@@ -25,8 +25,9 @@ impl RepositoryRule {
     /// The pattern, ready to match.
     pub fn pattern(&self) -> Result<GlobMatcher, ConfigError> {
         let glob = GlobBuilder::new(&self.matches).literal_separator(true).build();
-        let glob = glob
-            .map_err(|error| ConfigError::Invalid(format!("repositories.match {:?}: {error}", self.matches)))?;
+        let glob = glob.map_err(|error| {
+            ConfigError::Invalid(format!("repositories.match {:?}: {error}", self.matches))
+        })?;
         Ok(glob.compile_matcher())
     }
 }

@@ -80,7 +80,8 @@ pub async fn link(mut tx: &mut Tx, repository_id: i64, digest: &Digest, now: i64
 
 /// Starts the time of an idle blob anew; 0 where the collector was faster.
 pub async fn renew(mut tx: &mut Tx, repository: &RepositoryName, digest: &Digest, now: i64) -> Result<u64> {
-    let sql = "UPDATE repository_blobs SET idle_since = CASE WHEN idle_since IS NULL THEN idle_since ELSE $3 END
+    let sql =
+        "UPDATE repository_blobs SET idle_since = CASE WHEN idle_since IS NULL THEN idle_since ELSE $3 END
                WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND digest = $2";
     query!(tx, execute sqlx::query(sql).bind(repository.as_str()).bind(digest.as_str()).bind(now))
 }

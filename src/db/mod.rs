@@ -80,9 +80,7 @@ pub enum Error {
     #[error("migrating the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// Another process has the SQLite file.
-    #[error(
-        "{path} is in use by another berth process; stop it first, or use PostgreSQL to run several"
-    )]
+    #[error("{path} is in use by another berth process; stop it first, or use PostgreSQL to run several")]
     InUse {
         /// The database file.
         path: PathBuf,
@@ -108,7 +106,9 @@ impl Error {
 
     /// Another transaction removed what this one pointed at, or points at what this one removes.
     pub fn is_foreign_key_violation(&self) -> bool {
-        self.sql().and_then(sqlx::Error::as_database_error).is_some_and(|error| error.is_foreign_key_violation())
+        self.sql()
+            .and_then(sqlx::Error::as_database_error)
+            .is_some_and(|error| error.is_foreign_key_violation())
     }
 
     /// The database cannot be reached, or has no connection to spare; later it may.
@@ -116,10 +116,15 @@ impl Error {
         // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
         let class = |code: &str| ["08", "53", "57"].iter().any(|class| code.starts_with(class));
         match self.sql() {
-            Some(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) => {
-                true
+            Some(
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed,
+            ) => true,
+            Some(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.len() == 5 && class(&code))
             }
-            Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.len() == 5 && class(&code)),
             _ => false,
         }
     }

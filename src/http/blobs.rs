@@ -146,7 +146,10 @@ fn entity(digest: &Digest) -> String {
 
 /// Whether the client has it already (`If-None-Match`).
 pub(super) fn not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
-    let matches = |tag: &str| matches!(tag.trim().trim_start_matches("W/"), "*") || tag.trim().trim_start_matches("W/") == entity(digest);
+    let matches = |tag: &str| {
+        matches!(tag.trim().trim_start_matches("W/"), "*")
+            || tag.trim().trim_start_matches("W/") == entity(digest)
+    };
     headers
         .get_all(header::IF_NONE_MATCH)
         .iter()

@@ -150,7 +150,8 @@ impl HttpError {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             Self::Range { length } => {
-                headers.extend(value(format!("bytes */{length}")).map(|value| (header::CONTENT_RANGE, value)));
+                headers
+                    .extend(value(format!("bytes */{length}")).map(|value| (header::CONTENT_RANGE, value)));
             }
             Self::OutOfOrder { offset, location } => {
                 headers.extend(value(super::uploads::range(offset)).map(|value| (header::RANGE, value)));
@@ -166,7 +167,8 @@ impl HttpError {
             Self::Registry(RegistryError::ManifestMisses(missing)) => {
                 let mut body: Option<ErrorBody> = None;
                 for one in missing {
-                    let on = one.platform.as_ref().map(|platform| format!(" ({platform})")).unwrap_or_default();
+                    let on =
+                        one.platform.as_ref().map(|platform| format!(" ({platform})")).unwrap_or_default();
                     let text = format!("{}{on} is not in this repository; push it first", one.digest);
                     let more = Some(json!({ "digest": one.digest.as_str(), "platform": one.platform }));
                     body = Some(match body {
@@ -177,9 +179,12 @@ impl HttpError {
                 body.unwrap_or_else(|| ErrorBody::new(code, self.to_string(), request_id, None))
             }
             // The cause is for the log; the client gets what helps it.
-            _ if status == Status::INTERNAL_SERVER_ERROR => {
-                ErrorBody::new(code, "an internal error; the log has it under the request id", request_id, None)
-            }
+            _ if status == Status::INTERNAL_SERVER_ERROR => ErrorBody::new(
+                code,
+                "an internal error; the log has it under the request id",
+                request_id,
+                None,
+            ),
             _ if status == Status::SERVICE_UNAVAILABLE => {
                 ErrorBody::new(code, format!("{self}; try again in a moment"), request_id, None)
             }
@@ -207,6 +212,7 @@ fn registry(error: &RegistryError) -> (Status, Code) {
         E::TooManyTags { .. } => (Status::URI_TOO_LONG, Code::TagInvalid),
         E::InUse { .. } => (Status::FORBIDDEN, Code::Denied),
         E::RepositoryUnknown(_) => (Status::NOT_FOUND, Code::NameUnknown),
+        E::Parser => (Status::INTERNAL_SERVER_ERROR, Code::Internal),
         E::Db(error) => database(error),
         E::Store(error) => store(error),
     }

@@ -87,10 +87,12 @@ fn slice(content: &Bytes, range: ByteRange) -> Bytes {
 /// end-7: a manifest under a tag, or under its digest with any number of tags (end-7b).
 pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Reference) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
-    let parse = |text: &str| text.parse::<Tag>().map_err(|_| HttpError::Tag(text.chars().take(140).collect()));
+    let parse =
+        |text: &str| text.parse::<Tag>().map_err(|_| HttpError::Tag(text.chars().take(140).collect()));
     let tags = call.query.all("tag").map(parse).collect::<Result<Vec<Tag>>>()?;
     let limit = call.app.settings().manifest_bytes;
-    let announced = call.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced =
+        call.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(HttpError::ManifestTooLarge { limit });
     }
@@ -115,7 +117,11 @@ pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Refe
 }
 
 /// end-9: a tag alone, or a manifest with its tags.
-pub(super) async fn delete(call: &Call, repository: RepositoryName, reference: Reference) -> Result<Response> {
+pub(super) async fn delete(
+    call: &Call,
+    repository: RepositoryName,
+    reference: Reference,
+) -> Result<Response> {
     let permit = call.access.permit::<Delete>(repository)?;
     match reference {
         Reference::Tag(tag) => call.app.registry().delete_tag(&permit, &tag).await?,

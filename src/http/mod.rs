@@ -185,7 +185,8 @@ fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), 
     if uri_bytes > limit / 2 {
         return Err(HttpError::UriTooLong { limit: limit / 2 });
     }
-    let header_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let header_bytes: usize =
+        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > limit {
         return Err(HttpError::HeadersTooLong { limit });
     }
@@ -231,7 +232,9 @@ async fn dispatch(call: Call, resource: Resource) -> Result<Response, HttpError>
 
 fn allowed(resource: &Resource) -> &'static str {
     match resource {
-        Resource::Base | Resource::Catalog | Resource::Tags { .. } | Resource::Referrers { .. } => "GET, HEAD",
+        Resource::Base | Resource::Catalog | Resource::Tags { .. } | Resource::Referrers { .. } => {
+            "GET, HEAD"
+        }
         Resource::Blob { .. } => "GET, HEAD, DELETE",
         Resource::Uploads { .. } => "POST",
         Resource::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",

@@ -75,7 +75,10 @@ impl AddAssign for Report {
 /// One round of every job, in the order that lets the last delete what the first found.
 ///
 /// `progress` hears what was done so far, batch by batch.
-pub async fn round(context: &Context, progress: &mut (dyn FnMut(&Report) + Send)) -> Result<Report, JobError> {
+pub async fn round(
+    context: &Context,
+    progress: &mut (dyn FnMut(&Report) + Send),
+) -> Result<Report, JobError> {
     let mut total = Report::default();
     loop {
         let step = uploads::expire(context).await?;

@@ -64,9 +64,7 @@ impl Registry {
     pub async fn read_blob(&self, content: &BlobContent, range: Range<u64>) -> Result<ByteStream> {
         let read = self.store.read(&content.key, content.blob.size_bytes, range).await;
         match read {
-            Err(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => {
-                Err(self.lost(content).await?)
-            }
+            Err(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => Err(self.lost(content).await?),
             read => Ok(read?),
         }
     }
@@ -92,7 +90,8 @@ impl Registry {
             Ok(_) => {}
             Err(error) if error.is_foreign_key_violation() => {
                 drop(tx);
-                let repository_id = repositories::find(&self.db, permit.resource()).await?.unwrap_or_default();
+                let repository_id =
+                    repositories::find(&self.db, permit.resource()).await?.unwrap_or_default();
                 let by = manifests::needing(&self.db, repository_id, digest).await?;
                 return Err(RegistryError::InUse { digest: digest.clone(), by });
             }

@@ -79,6 +79,9 @@ pub enum RegistryError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The parser of manifests has a mistake.
+    #[error("the manifest could not be parsed")]
+    Parser,
     /// A saved session is damaged.
     #[error("the upload session is damaged; begin a new one")]
     SessionDamaged,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Missing, Permit, Registry, RegistryError};
 use crate::db::{self, blobs, manifests, referrers, repositories, tags};
-use crate::oci::manifest::{self, Manifest, Role};
+use crate::oci::manifest::{self, Manifest, ManifestError, Role};
 use crate::oci::{Reference, RepositoryName, Tag};
 
 pub use crate::db::manifests::{Head, Manifest as Stored};
@@ -58,18 +58,16 @@ impl Registry {
         if put.tags.len() > limit {
             return Err(RegistryError::TooManyTags { found: put.tags.len(), limit });
         }
-        let (digest, tags) = match &put.reference {
+        let (algorithm, expected, tags) = match put.reference {
             Reference::Tag(_) if !put.tags.is_empty() => return Err(RegistryError::TagsWithTag),
-            Reference::Tag(tag) => (Digest::of(Algorithm::Sha256, &put.content), vec![tag.clone()]),
-            Reference::Digest(expected) => {
-                let actual = Digest::of(expected.algorithm(), &put.content);
-                if actual != *expected {
-                    return Err(RegistryError::DigestMismatch { expected: expected.clone(), actual });
-                }
-                (actual, put.tags)
-            }
+            Reference::Tag(tag) => (Algorithm::Sha256, None, vec![tag]),
+            Reference::Digest(digest) => (digest.algorithm(), Some(digest), put.tags),
         };
-        let parsed = Manifest::parse(put.content_type.as_deref(), &put.content)?;
+        let (digest, parsed) = read(algorithm, put.content_type, put.content.clone()).await?;
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(RegistryError::DigestMismatch { expected, actual: digest });
+        }
+        let parsed = parsed?;
         let mut crossed = 0;
         loop {
             match self.write_manifest(permit.resource(), &digest, &parsed, &put.content, &tags).await {
@@ -149,6 +147,21 @@ impl Registry {
         fail::fail_point!("manifests::deleted", |_| std::process::abort());
         Ok(())
     }
+}
+
+/// Hashes and parses a manifest, a large one where it holds nobody up.
+async fn read(
+    algorithm: Algorithm,
+    content_type: Option<String>,
+    content: Bytes,
+) -> Result<(Digest, std::result::Result<Manifest, ManifestError>)> {
+    const LARGE_BYTES: usize = 64 * 1024;
+    let large = content.len() > LARGE_BYTES;
+    let work = move || (Digest::of(algorithm, &content), Manifest::parse(content_type.as_deref(), &content));
+    if large {
+        return tokio::task::spawn_blocking(work).await.map_err(|_| RegistryError::Parser);
+    }
+    Ok(work())
 }
 
 /// Ties a manifest to what it names. What is not there is an error, unless it may be absent.

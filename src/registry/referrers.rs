@@ -55,8 +55,11 @@ impl Registry {
         let mut candidates = self.candidates(repository_id, query).await?;
         self.add_fallback(repository_id, query, &mut candidates).await?;
         let chosen = self.fit(&mut page, candidates);
-        let unread: Vec<&Digest> =
-            chosen.iter().filter(|(_, candidate)| candidate.text.is_none()).map(|(digest, _)| digest).collect();
+        let unread: Vec<&Digest> = chosen
+            .iter()
+            .filter(|(_, candidate)| candidate.text.is_none())
+            .map(|(digest, _)| digest)
+            .collect();
         let mut texts = BTreeMap::new();
         for list in unread.chunks(LIST) {
             texts.extend(referrers::descriptors(&self.db, repository_id, &query.subject, list).await?);
@@ -81,11 +84,13 @@ impl Registry {
         }
         for artifact_type in &query.artifact_types {
             entries.extend(
-                referrers::entries_of_type(&self.db, repository_id, subject, artifact_type, last, ROWS + 1).await?,
+                referrers::entries_of_type(&self.db, repository_id, subject, artifact_type, last, ROWS + 1)
+                    .await?,
             );
         }
-        let candidate =
-            |entry: referrers::Entry| (entry.digest, Candidate { size_bytes: entry.descriptor_bytes, text: None });
+        let candidate = |entry: referrers::Entry| {
+            (entry.digest, Candidate { size_bytes: entry.descriptor_bytes, text: None })
+        };
         Ok(entries.into_iter().map(candidate).collect())
     }
 
@@ -124,12 +129,17 @@ impl Registry {
     }
 
     /// Takes as many as a page holds, and at least one.
-    fn fit(&self, page: &mut ReferrersPage, candidates: BTreeMap<Digest, Candidate>) -> Vec<(Digest, Candidate)> {
+    fn fit(
+        &self,
+        page: &mut ReferrersPage,
+        candidates: BTreeMap<Digest, Candidate>,
+    ) -> Vec<(Digest, Candidate)> {
         let mut chosen: Vec<(Digest, Candidate)> = Vec::new();
         let mut total = 0;
         for (digest, candidate) in candidates {
             total += candidate.size_bytes + BETWEEN;
-            let full = total > self.settings.referrers_page_bytes || chosen.len() as u64 >= ROWS.unsigned_abs();
+            let full =
+                total > self.settings.referrers_page_bytes || chosen.len() as u64 >= ROWS.unsigned_abs();
             if full && let Some((last, _)) = chosen.last() {
                 page.next = Some(last.to_string());
                 break;

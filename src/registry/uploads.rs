@@ -114,7 +114,8 @@ impl Registry {
         let session = uploads::cancel(&mut tx, permit.resource(), id).await?;
         let session = session.ok_or(RegistryError::UploadUnknown)?;
         // A writer that has not noticed yet may still make the file; its lease says until when.
-        doomed_objects::insert(&mut tx, &session.storage_key, session.writer_until.max(self.clock.now())).await?;
+        doomed_objects::insert(&mut tx, &session.storage_key, session.writer_until.max(self.clock.now()))
+            .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -340,8 +341,7 @@ impl Received<'_, '_> {
     async fn close(self, expected: &Digest) -> Result<Object> {
         let Self { turn, writer } = self;
         let upload = writer.upload().clone();
-        let mismatch =
-            |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
+        let mismatch = |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
         let same_algorithm = upload.digest().algorithm() == expected.algorithm();
         if same_algorithm && upload.digest() != *expected {
             let error = mismatch(upload.digest());

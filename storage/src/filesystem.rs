@@ -273,7 +273,8 @@ impl Sink {
     }
 
     fn catch_up(&mut self) -> Result<(), StoreError> {
-        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished) || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
+        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
+            || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
         {
             self.settle()?;
         }
@@ -289,16 +290,16 @@ impl Sink {
     fn settle(&mut self) -> Result<(), StoreError> {
         let Some(task) = self.syncing.take() else { return Ok(()) };
         self.behind = 0;
-        let synced = tokio::runtime::Handle::current().block_on(task).unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let synced = tokio::runtime::Handle::current()
+            .block_on(task)
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
         synced.map_err(StoreError::io("sync an object"))
     }
 
     /// Returns when the bytes so far would survive a power cut.
     pub(crate) async fn sync(&mut self) -> Result<(), StoreError> {
-        self.sync_with("sync an object", |file, _| {
-            file.sync_data().map_err(StoreError::io("sync an object"))
-        })
-        .await
+        self.sync_with("sync an object", |file, _| file.sync_data().map_err(StoreError::io("sync an object")))
+            .await
     }
 
     /// Returns when the file and its name would survive a power cut.
@@ -356,7 +357,9 @@ fn read_marker(root: &Path) -> Result<Option<Marker>, StoreError> {
 /// Makes an empty folder a store; the marker comes last, so a half-made one is made again.
 fn make(root: &Path) -> Result<String, StoreError> {
     let not_writable = |source| StoreError::NotWritable { path: root.to_owned(), source };
-    let ours = |name: &str| name == "lost+found" || name.starts_with(MARKER) || (name.len() == 2 && hex::decode(name).is_ok());
+    let ours = |name: &str| {
+        name == "lost+found" || name.starts_with(MARKER) || (name.len() == 2 && hex::decode(name).is_ok())
+    };
     for entry in fs::read_dir(root).map_err(not_writable)? {
         let name = entry.map_err(not_writable)?.file_name();
         if !name.to_str().is_some_and(ours) {

@@ -89,7 +89,12 @@ impl Store {
     /// Reads `range` of an object that has `size_bytes` bytes.
     ///
     /// An object that is not there, or is of another size, is an error before the first byte.
-    pub async fn read(&self, key: &Key, size_bytes: u64, range: Range<u64>) -> Result<ByteStream, StoreError> {
+    pub async fn read(
+        &self,
+        key: &Key,
+        size_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<ByteStream, StoreError> {
         let Backend::Filesystem(filesystem) = &self.backend;
         filesystem.read(key, size_bytes, range).await
     }

@@ -41,7 +41,12 @@ impl Upload {
     }
 
     /// The upload that was at `offset` with this [`Upload::hash_state`].
-    pub fn restore(key: Key, algorithm: Algorithm, offset: u64, state: &[u8]) -> Result<Self, HashStateError> {
+    pub fn restore(
+        key: Key,
+        algorithm: Algorithm,
+        offset: u64,
+        state: &[u8],
+    ) -> Result<Self, HashStateError> {
         Ok(Self { key, offset, hasher: Hasher::restore(algorithm, state)? })
     }
 

@@ -115,7 +115,11 @@ fn every_module_says_what_lives_in_it() {
     for folder in ["src", "storage/src", "auth/src", "tests/it", "benches"] {
         for file in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
-            assert!(text.starts_with("//!") || text.starts_with("// "), "{} opens without //!", file.display());
+            assert!(
+                text.starts_with("//!") || text.starts_with("// "),
+                "{} opens without //!",
+                file.display()
+            );
         }
     }
 }
@@ -154,11 +158,14 @@ fn split(path: &str) -> Vec<Use> {
         let list = list.split('}').next().unwrap_or_default();
         return list.split(',').flat_map(|one| split(one.trim())).collect();
     }
-    let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let word =
+        |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let room = word(path);
     let rest = path[room.len()..].strip_prefix("::").unwrap_or_default();
     let names = match rest.strip_prefix('{') {
-        Some(list) => list.split('}').next().unwrap_or_default().split(',').map(|one| word(one.trim())).collect(),
+        Some(list) => {
+            list.split('}').next().unwrap_or_default().split(',').map(|one| word(one.trim())).collect()
+        }
         None => vec![word(rest)],
     };
     let names = names.into_iter().filter(|name: &String| !name.is_empty() && name != "self").collect();

@@ -2,4 +2,5 @@
 
 mod architecture;
 mod clients;
+mod conformance;
 mod harness;
