@@ -13,14 +13,14 @@ use crate::{config::Span, jobs};
 
 /// Collect now what nothing needs.
 ///
-/// Expires upload sessions, collects blobs that no manifest has needed for gc.min_age, and deletes
-/// their objects. `berth serve` does the same every gc.interval; there is no need for a window
+/// Expires upload sessions, collects blobs that no manifest has needed for `gc.min_age`, and deletes
+/// their objects. `berth serve` does the same every `gc.interval`; there is no need for a window
 /// without pushes. On SQLite, stop `berth serve` first.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
     #[command(flatten)]
     source: Source,
-    /// Collect what has been idle for so long, instead of gc.min_age; less than a push takes breaks
+    /// Collect what has been idle for so long, instead of `gc.min_age`; less than a push takes breaks
     /// pushes that are running
     #[arg(long, value_name = "SPAN", value_parser = span)]
     min_age: Option<Span>,

@@ -52,7 +52,7 @@ struct Source {
 }
 
 /// Flags of those who listen.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 struct Listening {
     /// The address and port to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS", env = "BERTH_LISTEN")]

@@ -108,7 +108,7 @@ impl Error {
     pub fn is_foreign_key_violation(&self) -> bool {
         self.sql()
             .and_then(sqlx::Error::as_database_error)
-            .is_some_and(|error| error.is_foreign_key_violation())
+            .is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
     }
 
     /// The database cannot be reached, or has no connection to spare; later it may.
@@ -132,7 +132,8 @@ impl Error {
     /// The disk under the index is full.
     pub fn is_full(&self) -> bool {
         // SQLITE_FULL; PostgreSQL's disk_full.
-        let code = self.sql().and_then(sqlx::Error::as_database_error).and_then(|error| error.code());
+        let code =
+            self.sql().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
         matches!(code.as_deref(), Some("13" | "53100"))
     }
 }

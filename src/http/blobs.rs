@@ -50,7 +50,7 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest
         Ranges::Unsatisfiable => Err(HttpError::Range { length }),
         Ranges::Some(ranges) => match ranges.as_slice() {
             [range] => one(call, &content, *range, StatusCode::PARTIAL_CONTENT).await,
-            _ => several(call, content, &ranges),
+            _ => Ok(several(call, content, &ranges)),
         },
     }
 }
@@ -77,7 +77,7 @@ async fn one(call: &Call, content: &BlobContent, range: ByteRange, status: Statu
 }
 
 /// Several ranges, one after the other, each read when its turn comes.
-fn several(call: &Call, content: BlobContent, ranges: &[ByteRange]) -> Result<Response> {
+fn several(call: &Call, content: BlobContent, ranges: &[ByteRange]) -> Response {
     let length = content.blob.size_bytes;
     let parts = multipart(&content.blob.digest, "application/octet-stream", length, ranges);
     let mut response = described(StatusCode::PARTIAL_CONTENT, &content.blob.digest);
@@ -94,7 +94,7 @@ fn several(call: &Call, content: BlobContent, ranges: &[ByteRange]) -> Result<Re
     });
     let end = stream::once(async move { Ok(Bytes::from(parts.end)) });
     *response.body_mut() = Body::from_stream(body.try_flatten().chain(end));
-    Ok(response)
+    response
 }
 
 /// A `multipart/byteranges` body without the bytes of its ranges.

@@ -19,7 +19,7 @@ use crate::registry::{Source, SourceError};
 const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 const DRAIN_FOR: Duration = Duration::from_secs(5);
 /// How long a manifest may take to come in; it is small, and holds memory.
-const MANIFEST_WITHIN: Duration = Duration::from_secs(60);
+const MANIFEST_WITHIN: Duration = Duration::from_mins(1);
 /// The unit memory is counted in.
 const UNIT: usize = 1024;
 

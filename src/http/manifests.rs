@@ -43,9 +43,10 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, reference: &Ref
     let (status, kind, body) = match wanted(&call.headers, &head.digest, length) {
         Ranges::Unsatisfiable => return Err(HttpError::Range { length }),
         Ranges::Whole => (StatusCode::OK, Parts::Whole, content),
-        Ranges::Some(ranges) => match ranges.as_slice() {
-            [range] => (StatusCode::PARTIAL_CONTENT, Parts::One(*range), slice(&content, *range)),
-            _ => {
+        Ranges::Some(ranges) => {
+            if let [range] = ranges.as_slice() {
+                (StatusCode::PARTIAL_CONTENT, Parts::One(*range), slice(&content, *range))
+            } else {
                 let parts = multipart(&head.digest, &head.media_type, length, &ranges);
                 let mut body = BytesMut::new();
                 for (before, range) in parts.heads.iter().zip(&ranges) {
@@ -55,7 +56,7 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, reference: &Ref
                 body.extend_from_slice(parts.end.as_bytes());
                 (StatusCode::PARTIAL_CONTENT, Parts::Several(parts), body.freeze())
             }
-        },
+        }
     };
     let mut response = described(status, &head.digest);
     let headers = response.headers_mut();
@@ -68,8 +69,8 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, reference: &Ref
         }
         Parts::Several(parts) => parts.describe(&mut response),
     }
-    let held = hold(&call.app.0.manifest_memory, body.len()).await;
-    *response.body_mut() = HeldBody::body(body, held);
+    let memory = hold(&call.app.0.manifest_memory, body.len()).await;
+    *response.body_mut() = HeldBody::body(body, memory);
     Ok(response)
 }
 

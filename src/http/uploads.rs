@@ -29,7 +29,7 @@ pub(super) async fn begin(call: &Call, repository: RepositoryName) -> Result<Res
         None => Algorithm::Sha256,
     };
     let session = call.app.registry().start_upload(&permit, algorithm).await?;
-    let mut response = accepted(permit.resource(), &session, StatusCode::ACCEPTED)?;
+    let mut response = accepted(permit.resource(), &session, StatusCode::ACCEPTED);
     let chunk_min = call.app.settings().chunk_min_bytes;
     response.headers_mut().insert(CHUNK_MIN, chunk_min.into());
     Ok(response)
@@ -48,7 +48,7 @@ async fn mount(call: &Call, permit: &Permit<Push>) -> Result<Option<Response>> {
         },
     };
     let mounted = call.app.registry().mount(permit, &digest, from).await?;
-    mounted.map(|blob| created(permit.resource(), &blob.digest)).transpose()
+    Ok(mounted.map(|blob| created(permit.resource(), &blob.digest)))
 }
 
 /// A blob in a single POST.
@@ -56,7 +56,7 @@ async fn whole(call: &Call, permit: &Permit<Push>, digest: Digest) -> Result<Res
     let registry = call.app.registry();
     let session = registry.start_upload(permit, digest.algorithm()).await?;
     match registry.finish_upload(permit, &session.id, chunk(call)?, &digest).await {
-        Ok(blob) => created(permit.resource(), &blob.digest),
+        Ok(blob) => Ok(created(permit.resource(), &blob.digest)),
         Err(error) => {
             // The client never heard of this session, so nobody else would end it before it expires.
             if let Err(second) = registry.cancel_upload(permit, &session.id).await {
@@ -71,7 +71,7 @@ async fn whole(call: &Call, permit: &Permit<Push>, digest: Digest) -> Result<Res
 pub(super) async fn status(call: &Call, repository: RepositoryName, id: &str) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     let session = call.app.registry().upload(&permit, id).await?;
-    accepted(permit.resource(), &session, StatusCode::NO_CONTENT)
+    Ok(accepted(permit.resource(), &session, StatusCode::NO_CONTENT))
 }
 
 /// end-5: more bytes.
@@ -81,7 +81,7 @@ pub(super) async fn append(call: &Call, repository: RepositoryName, id: &str) ->
     let chunk = chunk(call)?.unwrap_or(Chunk { source, start: None, size_bytes: None });
     let appended = call.app.registry().append(&permit, id, chunk).await;
     let session = appended.map_err(|error| placed(error, permit.resource(), id))?;
-    accepted(permit.resource(), &session, StatusCode::ACCEPTED)
+    Ok(accepted(permit.resource(), &session, StatusCode::ACCEPTED))
 }
 
 /// end-6: the last bytes, if any, and the digest of all.
@@ -90,7 +90,7 @@ pub(super) async fn finish(call: &Call, repository: RepositoryName, id: &str) ->
     let digest = call.query.get("digest").ok_or(HttpError::DigestMissing)?.parse()?;
     let finished = call.app.registry().finish_upload(&permit, id, chunk(call)?, &digest).await;
     let blob = finished.map_err(|error| placed(error, permit.resource(), id))?;
-    created(permit.resource(), &blob.digest)
+    Ok(created(permit.resource(), &blob.digest))
 }
 
 /// end-14: an upload that will not be finished.
@@ -146,21 +146,21 @@ pub(super) fn range(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
 }
 
-fn accepted(repository: &RepositoryName, session: &Session, status: StatusCode) -> Result<Response> {
+fn accepted(repository: &RepositoryName, session: &Session, status: StatusCode) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, ascii(&location(repository, &session.id)));
     headers.insert(header::RANGE, ascii(&range(session.offset)));
     headers.insert(UPLOAD_UUID, ascii(&session.id));
-    Ok(response)
+    response
 }
 
-fn created(repository: &RepositoryName, digest: &Digest) -> Result<Response> {
+fn created(repository: &RepositoryName, digest: &Digest) -> Response {
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, ascii(&format!("/v2/{repository}/blobs/{digest}")));
     headers.insert(CONTENT_DIGEST, ascii(digest.as_str()));
-    Ok(response)
+    response
 }
 
 /// Names, tags, digests and ids are printable ASCII by their grammar.

@@ -18,7 +18,7 @@ use crate::oci::RepositoryName;
 type Result<T> = std::result::Result<T, RegistryError>;
 
 /// How long a writer may be silent before its session is another's; longer than two clocks differ.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 /// How often a writer saves how far it came, and renews its lease.
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// How often a commit is tried again that another transaction crossed.

@@ -87,8 +87,17 @@ pub enum Written {
 pub struct Writer {
     upload: Upload,
     sink: Option<Sink>,
-    on_its_way: Option<JoinHandle<(Sink, Hasher, u64, Result<(), StoreError>)>>,
+    on_its_way: Option<JoinHandle<Sent>>,
     budget: Arc<Semaphore>,
+}
+
+/// A batch that was handed to the disk, and what comes back with it.
+#[derive(Debug)]
+struct Sent {
+    sink: Sink,
+    hasher: Hasher,
+    size_bytes: u64,
+    written: Result<(), StoreError>,
 }
 
 struct Batch {
@@ -158,14 +167,14 @@ impl Writer {
             if written.is_ok() {
                 batch.chunks.iter().for_each(|chunk| hasher.update(chunk));
             }
-            (sink, hasher, batch.size_bytes as u64, written)
+            Sent { sink, hasher, size_bytes: batch.size_bytes as u64, written }
         }));
     }
 
     /// Waits for the batch on its way; the upload moves forward only if all of it was written.
     async fn settle(&mut self) -> Result<(), StoreError> {
         let Some(task) = self.on_its_way.take() else { return Ok(()) };
-        let (sink, hasher, size_bytes, written) = task.await.map_err(|error| StoreError::Io {
+        let Sent { sink, hasher, size_bytes, written } = task.await.map_err(|error| StoreError::Io {
             operation: "write an object",
             source: std::io::Error::other(error),
         })?;
