@@ -93,7 +93,7 @@ pub async fn unlink(mut tx: &mut Tx, repository: &RepositoryName, digest: &Diges
     query!(tx, execute sqlx::query(sql).bind(repository.as_str()).bind(digest.as_str()))
 }
 
-/// Those of `digests` that a repository holds.
+/// Those of `digests` that a repository holds, and that are not lost.
 pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) -> Result<Vec<Digest>> {
     #[derive(sqlx::FromRow)]
     struct Row {
@@ -101,7 +101,10 @@ pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) 
         digest: Digest,
     }
     let sql = |list: &str| {
-        format!("SELECT digest FROM repository_blobs WHERE repository_id = $1 AND digest IN ({list})")
+        format!(
+            "SELECT rb.digest FROM repository_blobs rb JOIN blobs b ON b.digest = rb.digest
+             WHERE rb.repository_id = $1 AND b.missing_since IS NULL AND rb.digest IN ({list})"
+        )
     };
     let rows: Vec<Row> = query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id], digests)?;
     Ok(rows.into_iter().map(|row| row.digest).collect())

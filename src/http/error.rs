@@ -239,7 +239,11 @@ fn database(error: &db::Error) -> (Status, Code) {
 fn store(error: &StoreError) -> (Status, Code) {
     match error {
         StoreError::Full(_) => (Status::INSUFFICIENT_STORAGE, Code::Unavailable),
+        StoreError::Unsynced(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            (Status::INSUFFICIENT_STORAGE, Code::Unavailable)
+        }
         StoreError::Missing { .. }
+        | StoreError::Unsynced(_)
         | StoreError::WrongSize { .. }
         | StoreError::Io { .. }
         | StoreError::NotWritable { .. }

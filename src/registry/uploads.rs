@@ -218,7 +218,8 @@ impl Registry {
         let upload =
             Upload::restore(session.storage_key, algorithm, session.offset_bytes, &session.hash_state)
                 .map_err(|_| RegistryError::SessionDamaged)?;
-        let turn = Turn { registry: self, id: session.id, writer, offset: upload.offset() };
+        let key = upload.key().clone();
+        let turn = Turn { registry: self, id: session.id, key, writer, offset: upload.offset() };
         Ok((turn, upload))
     }
 }
@@ -227,6 +228,7 @@ impl Registry {
 struct Turn<'a> {
     registry: &'a Registry,
     id: String,
+    key: Key,
     writer: String,
     /// What the row was last told.
     offset: u64,
@@ -236,6 +238,8 @@ struct Turn<'a> {
 struct Received<'t, 'a> {
     turn: &'t mut Turn<'a>,
     writer: Writer,
+    /// Where the session stood before.
+    begun: Upload,
 }
 
 impl<'a> Turn<'a> {
@@ -253,13 +257,12 @@ impl<'a> Turn<'a> {
             Ok(writer) => writer,
             Err(error) => return Err(self.give_up(&begun, error.into()).await),
         };
-        let Some(mut chunk) = chunk else { return Ok(Received { turn: self, writer }) };
+        let Some(mut chunk) = chunk else { return Ok(Received { turn: self, writer, begun }) };
         match self.write(&mut writer, &mut chunk).await {
             Ok(()) => {}
             Err(RegistryError::BrokenOff(why, _)) => {
-                let kept = writer.suspend().await?;
-                self.save(&kept, 0).await?;
-                return Err(RegistryError::BrokenOff(why, kept.offset()));
+                Received { turn: &mut *self, writer, begun }.put_away().await?;
+                return Err(RegistryError::BrokenOff(why, self.offset));
             }
             Err(error) => {
                 let kept = writer.upload().clone();
@@ -273,7 +276,7 @@ impl<'a> Turn<'a> {
                 drop(writer);
                 Err(self.give_up(&begun, RegistryError::SizeMismatch { announced, found }).await)
             }
-            _ => Ok(Received { turn: self, writer }),
+            _ => Ok(Received { turn: self, writer, begun }),
         }
     }
 
@@ -300,16 +303,33 @@ impl<'a> Turn<'a> {
 
     /// Lets go of the session at `upload` because of `error`, which is what the client hears.
     async fn give_up(&mut self, upload: &Upload, error: RegistryError) -> RegistryError {
-        if let Err(second) = self.save(upload, 0).await {
+        // What the row remembers is not in the store, or may not be: nothing can go on from there.
+        let lost = matches!(
+            error,
+            RegistryError::Store(
+                StoreError::Missing { .. } | StoreError::WrongSize { .. } | StoreError::Unsynced(_)
+            )
+        );
+        let ended = if lost { self.end().await } else { self.save(upload, 0).await };
+        if let Err(second) = ended {
             tracing::warn!(upload = %self.id, %second, "could not save an upload session after an error");
         }
         match error {
-            // What the row remembers is not in the store: nothing can go on from here.
             RegistryError::Store(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => {
                 RegistryError::SessionDamaged
             }
             error => error,
         }
+    }
+
+    /// Ends the session and dooms its object.
+    async fn end(&self) -> Result<()> {
+        let mut tx = self.registry.db.begin().await?;
+        if uploads::remove(&mut tx, &self.id, &self.writer).await? > 0 {
+            doomed_objects::insert(&mut tx, &self.key, self.registry.clock.now()).await?;
+        }
+        tx.commit().await?;
+        Ok(())
     }
 
     async fn save(&mut self, upload: &Upload, until: i64) -> Result<()> {
@@ -332,21 +352,26 @@ impl<'a> Turn<'a> {
 impl Received<'_, '_> {
     /// Keeps the bytes for the session's next request.
     async fn put_away(self) -> Result<()> {
-        let upload = self.writer.suspend().await?;
-        fail::fail_point!("uploads::suspended", |_| std::process::abort());
-        self.turn.save(&upload, 0).await
+        let Self { turn, writer, begun } = self;
+        match writer.suspend().await {
+            Ok(upload) => {
+                fail::fail_point!("uploads::suspended", |_| std::process::abort());
+                turn.save(&upload, 0).await
+            }
+            Err(error) => Err(turn.give_up(&begun, error.into()).await),
+        }
     }
 
     /// Makes the bytes a durable object, if they are what the client says they are.
     async fn close(self, expected: &Digest) -> Result<Object> {
-        let Self { turn, writer } = self;
+        let Self { turn, writer, begun } = self;
         let upload = writer.upload().clone();
         let mismatch = |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
         let same_algorithm = upload.digest().algorithm() == expected.algorithm();
         if same_algorithm && upload.digest() != *expected {
             let error = mismatch(upload.digest());
-            let kept = writer.suspend().await?;
-            return Err(turn.give_up(&kept, error).await);
+            Received { turn: &mut *turn, writer, begun }.put_away().await?;
+            return Err(error);
         }
         let object = match writer.finish().await {
             Ok(object) => object,

@@ -27,6 +27,10 @@ pub enum StoreError {
     /// No room is left.
     #[error("the store is full: {0}")]
     Full(io::Error),
+    /// The disk did not keep what it had taken. The upload cannot go on: a second sync may well say
+    /// yes although the bytes are gone.
+    #[error("the disk could not keep an object: {0}")]
+    Unsynced(io::Error),
     /// The operating system failed an operation.
     #[error("could not {operation}: {source}")]
     Io {

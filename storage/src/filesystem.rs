@@ -293,19 +293,18 @@ impl Sink {
         let synced = tokio::runtime::Handle::current()
             .block_on(task)
             .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        synced.map_err(StoreError::io("sync an object"))
+        synced.map_err(StoreError::Unsynced)
     }
 
     /// Returns when the bytes so far would survive a power cut.
     pub(crate) async fn sync(&mut self) -> Result<(), StoreError> {
-        self.sync_with("sync an object", |file, _| file.sync_data().map_err(StoreError::io("sync an object")))
-            .await
+        self.sync_with("sync an object", |file, _| file.sync_data().map_err(StoreError::Unsynced)).await
     }
 
     /// Returns when the file and its name would survive a power cut.
     pub(crate) async fn finish(&mut self) -> Result<(), StoreError> {
         self.sync_with("finish an object", |file, path| {
-            file.sync_all().map_err(StoreError::io("sync an object"))?;
+            file.sync_all().map_err(StoreError::Unsynced)?;
             fail::fail_point!("storage::synced", |_| std::process::abort());
             sync_parent(path)
         })
@@ -321,9 +320,7 @@ impl Sink {
         (self.behind, self.unsynced) = (0, 0);
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
         if let Some(task) = running {
-            task.await
-                .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-                .map_err(StoreError::io("sync an object"))?;
+            task.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(StoreError::Unsynced)?;
         }
         blocking(operation, move || sync(&file, &path)).await
     }
