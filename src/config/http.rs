@@ -28,7 +28,7 @@ impl Default for Http {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             allow_anonymous: false,
-            header_timeout: Span::seconds(60),
+            header_timeout: Span::seconds(120),
             idle_timeout: Span::seconds(60),
         }
     }

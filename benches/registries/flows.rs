@@ -1,0 +1,121 @@
+//! The request sequences of real clients.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use http::{Method, StatusCode};
+use sha2::{Digest as _, Sha256};
+
+use crate::client::Connection;
+use crate::images::{Blob, Image, LargeBlob, MANIFEST_TYPE, digest_of};
+use crate::payload::{LastByte, Payload};
+
+const BYTES_TYPE: Option<&str> = Some("application/octet-stream");
+
+/// Whose way of pushing a blob.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pusher {
+    /// POST, PATCH in chunks without a length, empty PUT.
+    Docker,
+    /// POST, PUT with the whole body.
+    Containerd,
+}
+
+/// Pushes an image: every blob asked for first, then the manifest by its tag.
+pub async fn push_image(connection: &mut Connection, image: &Image, pusher: Pusher) -> Result<()> {
+    for blob in &image.blobs {
+        push_blob(connection, &image.repository, blob, pusher).await?;
+    }
+    let path = format!("/v2/{}/manifests/{}", image.repository, image.tag);
+    connection.send(Method::HEAD, &path, None, Payload::empty()).await?.require(StatusCode::NOT_FOUND)?;
+    put_manifest(connection, &path, &image.manifest).await
+}
+
+/// Puts a manifest at a path that ends in a tag.
+pub async fn put_manifest(connection: &mut Connection, path: &str, manifest: &Blob) -> Result<()> {
+    let body = Payload::whole(manifest.bytes.clone());
+    let answer = connection.send(Method::PUT, path, Some(MANIFEST_TYPE), body).await?;
+    answer.require(StatusCode::CREATED)?.require_digest(&manifest.digest)?;
+    Ok(())
+}
+
+async fn push_blob(connection: &mut Connection, repository: &str, blob: &Blob, pusher: Pusher) -> Result<()> {
+    let path = blob_path(repository, &blob.digest);
+    connection.send(Method::HEAD, &path, None, Payload::empty()).await?.require(StatusCode::NOT_FOUND)?;
+    let location = open_upload(connection, repository).await?;
+    let answer = match pusher {
+        Pusher::Docker => {
+            let body = Payload::chunked(blob.bytes.clone());
+            let answer = connection.send(Method::PATCH, &location, BYTES_TYPE, body).await?;
+            let location = closing(&answer.require(StatusCode::ACCEPTED)?.location()?, &blob.digest);
+            connection.send(Method::PUT, &location, None, Payload::empty()).await?
+        }
+        Pusher::Containerd => {
+            let body = Payload::whole(blob.bytes.clone());
+            connection.send(Method::PUT, &closing(&location, &blob.digest), BYTES_TYPE, body).await?
+        }
+    };
+    answer.require(StatusCode::CREATED)?.require_digest(&blob.digest)?;
+    Ok(())
+}
+
+/// Pushes a large blob the way docker does; returns the time from its last byte to the 201.
+pub async fn push_large(connection: &mut Connection, repository: &str, blob: &LargeBlob) -> Result<Duration> {
+    let location = open_upload(connection, repository).await?;
+    let last_byte = LastByte::default();
+    let body = blob.payload(Arc::clone(&last_byte));
+    let answer = connection.send(Method::PATCH, &location, BYTES_TYPE, body).await?;
+    let location = closing(&answer.require(StatusCode::ACCEPTED)?.location()?, &blob.digest);
+    let answer = connection.send(Method::PUT, &location, None, Payload::empty()).await?;
+    let finished = Instant::now();
+    answer.require(StatusCode::CREATED)?.require_digest(&blob.digest)?;
+    let last_byte = last_byte.get().context("a body that was never read to its end")?;
+    Ok(finished.duration_since(*last_byte))
+}
+
+/// Pulls an image that was pushed: manifest by tag, config, layers, every byte compared.
+pub async fn pull_image(connection: &mut Connection, image: &Image) -> Result<()> {
+    let path = format!("/v2/{}/manifests/{}", image.repository, image.tag);
+    let answer = connection.send(Method::GET, &path, None, Payload::empty()).await?;
+    answer.require(StatusCode::OK)?.require_body(&image.manifest.bytes)?;
+    for blob in image.blobs.iter().rev() {
+        let path = blob_path(&image.repository, &blob.digest);
+        let answer = connection.send(Method::GET, &path, None, Payload::empty()).await?;
+        answer.require(StatusCode::OK)?.require_body(&blob.bytes)?;
+    }
+    Ok(())
+}
+
+/// Pulls a large blob and counts its bytes.
+pub async fn pull_large(connection: &mut Connection, repository: &str, blob: &LargeBlob) -> Result<()> {
+    let path = blob_path(repository, &blob.digest);
+    let size_bytes = connection.stream(&path, |_| ()).await?;
+    ensure!(size_bytes == blob.size_bytes, "GET {path}: {size_bytes} of {} bytes came", blob.size_bytes);
+    Ok(())
+}
+
+/// Pulls a large blob and hashes it: not for the measured part.
+pub async fn check_large(connection: &mut Connection, repository: &str, blob: &LargeBlob) -> Result<()> {
+    let path = blob_path(repository, &blob.digest);
+    let mut hasher = Sha256::new();
+    connection.stream(&path, |bytes| hasher.update(bytes)).await?;
+    let digest = digest_of(hasher.finalize().as_slice());
+    ensure!(digest == blob.digest, "GET {path}: the bytes that came are {digest}");
+    Ok(())
+}
+
+async fn open_upload(connection: &mut Connection, repository: &str) -> Result<String> {
+    let path = format!("/v2/{repository}/blobs/uploads/");
+    let answer = connection.send(Method::POST, &path, None, Payload::empty()).await?;
+    answer.require(StatusCode::ACCEPTED)?.location()
+}
+
+fn blob_path(repository: &str, digest: &str) -> String {
+    format!("/v2/{repository}/blobs/{digest}")
+}
+
+fn closing(location: &str, digest: &str) -> String {
+    let separator = if location.contains('?') { '&' } else { '?' };
+    format!("{location}{separator}digest={}", digest.replace(':', "%3A"))
+}
