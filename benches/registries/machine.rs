@@ -24,7 +24,8 @@ pub fn describe(directory: &Path) -> Result<String> {
     let kernel = kernel.split('-').next().unwrap_or_default().trim();
     let file_system = file_system(directory)?;
     Ok(format!(
-        "{cores} cores ({model}, {sha} SHA instructions), {} GiB of memory, Linux {kernel}, data on {file_system}",
+        "{cores} cores ({model}, {sha} SHA instructions), {} GiB of memory, Linux {kernel}, data on \
+         {file_system}",
         kibibytes.div_ceil(1024 * 1024)
     ))
 }

@@ -1,8 +1,9 @@
 //! Berth beside other registries: the same load at each of them, in one run.
 //!
-//! Run by `cargo bench --bench registries`; benches/README.md says how. For each load every server is started
-//! with fresh data, and the rounds of measurement go from server to server, so that a machine that becomes slower
-//! becomes slower for all of them. Any wrong answer ends the run: an erring server is not a fast one.
+//! Run by `cargo bench --bench registries`; benches/README.md says how. For each load every server is
+//! started with fresh data, and the rounds of measurement go from server to server, so that a machine that
+//! becomes slower becomes slower for all of them. Any wrong answer ends the run: an erring server is not a
+//! fast one.
 
 mod client;
 mod flows;
@@ -36,7 +37,7 @@ const WARM_UP: f64 = 0.25;
 
 /// Measures Berth and other registries under the same load.
 #[derive(Parser)]
-#[command(name = "cargo bench --bench registries --")]
+#[command(name = "registries", bin_name = "cargo bench --bench registries --")]
 struct Options {
     /// Servers to measure, comma-separated [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -71,10 +71,10 @@ impl Report<'_> {
         let plan = self.plan;
         let _ = write!(
             text,
-            "Made by `{}` on {}, on one machine of {}; its load average before was {}.\n\nFigures are **median** \
-             (least–most) of the rounds, {} in number. In a round each server in turn is under load for {}, after \
-             a quarter of that as warm-up. {} concurrent clients where nothing else is said; a large layer has {} \
-             MiB.\n\n",
+            "Made by `{}` on {}, on one machine of {}; its load average before was {}.\n\n\
+             Figures are **median** (least–most) of the rounds, {} in number. In a round each server in turn is \
+             under load for {}, after a quarter of that as warm-up. {} concurrent clients where nothing else is \
+             said; a large layer has {} MiB.\n\n",
             self.command,
             self.date,
             self.machine,
@@ -110,8 +110,8 @@ impl Report<'_> {
             let counts: Vec<_> = counts.map(|(kind, calls)| format!("{} {calls:.1}", kind.name())).collect();
             let _ = writeln!(
                 text,
-                "- **Sync calls** (fsync and its kin) a small image, one pushed after the other as docker does, \
-                 counted by strace in this run: {}.",
+                "- **Sync calls** (fsync and its kin) a small image, one pushed after the other as docker \
+                 does, counted by strace in this run: {}.",
                 counts.join(", ")
             );
         }
@@ -144,21 +144,7 @@ const CLIENT_TIME: Table = Table {
     compares: false,
 };
 
-const NOTES: &str = "\
-- **Load.** Every server starts afresh, with empty data, for every load, and is warmed up before every round; dirty \
-pages are written back before every run. One keep-alive HTTP/1.1 connection a client, on loopback, without TLS. \
-Bodies and digests are made before a run.
-- **A small image** is a config of 1 KiB, two layers of 8 KiB and a manifest, every blob unique, over 16 \
-repositories. As docker: HEAD, POST, PATCH in chunks without a length and an empty PUT for each blob, HEAD and PUT of \
-the manifest by tag. As containerd: HEAD, POST and PUT with the whole body for each blob, then the same.
-- **A large layer** is pushed by one chunked PATCH and an empty PUT, by one client; it is pulled out of the page cache.
-- **Checks.** Any status but the expected one ends the run, and so does a wrong digest header, manifest, small blob, \
-size or tag page; large layers are hashed, and pushed images read back, outside the measured time.
-- **Memory** is `VmHWM`, started anew after the warm-up. **Processor time** is \
-`utime + stime` of the server's process; the kernel's own write-back is in neither.
-- **Durability.** docker-registry syncs every file it writes, some of them twice, but no folder; distribution also syncs \
-the folder of a small file, but not the one a blob is renamed into. Berth syncs file, folder and index before a 201.
-";
+const NOTES: &str = include_str!("notes.md");
 
 fn bytes(value: u64) -> f64 {
     // Whole KiB, as the kernel counts them.

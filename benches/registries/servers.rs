@@ -52,8 +52,8 @@ impl Kind {
                  authentication, otherwise defaults"
             }
             Self::Distribution => {
-                "the same as docker-registry, and `OTEL_TRACES_EXPORTER=none`: its default exporter would be told of every \
-                 request"
+                "the same as docker-registry, and `OTEL_TRACES_EXPORTER=none`: by default it tells a collector \
+                 of every request"
             }
         }
     }

@@ -297,6 +297,15 @@ impl Db {
 }
 
 impl Tx {
+    /// Returns when every later transaction will see what was written, which a crash may still undo.
+    /// For what a crash undoes anyway: who writes to an upload session.
+    pub async fn commit_lightly(self) -> Result<()> {
+        match self.0 {
+            Driver::Sqlite(turn) => turn.release().await.map(drop),
+            Driver::Postgres(tx) => Ok(tx.commit().await?),
+        }
+    }
+
     /// Returns when what was written is durable. Dropped without it, nothing was written.
     pub async fn commit(self) -> Result<()> {
         match self.0 {

@@ -186,17 +186,22 @@ impl WriterTurn {
         self.state.connection.as_mut().expect("a turn is only given on an open connection")
     }
 
-    pub(super) async fn commit(mut self) -> Result<()> {
+    /// Ends the turn and leaves what it wrote to the next commit. Other turns see it; readers do not.
+    pub(super) async fn release(mut self) -> Result<(Writer, SharedOutcome)> {
         if let Err(error) = self.state.run("RELEASE turn").await {
             self.state.fail().await;
             return Err(error.into());
         }
         self.state.abandoned = false;
         let outcome = Arc::clone(&self.state.outcome);
-        drop(self.state);
+        Ok((self.writer, outcome))
+    }
+
+    pub(super) async fn commit(self) -> Result<()> {
+        let (writer, outcome) = self.release().await?;
         // The lock is fair: whoever waited for a turn when this one ended has theirs before this
         // line returns, in the same transaction. The first to come back here commits for all.
-        let mut state = self.writer.0.lock().await;
+        let mut state = writer.0.lock().await;
         if outcome.get().is_none() {
             state.commit().await;
         }

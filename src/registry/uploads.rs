@@ -213,7 +213,8 @@ impl Registry {
             let known = uploads::find(&self.db, repository, id).await?;
             return Err(known.map_or(RegistryError::UploadUnknown, |_| RegistryError::UploadBusy));
         };
-        tx.commit().await?;
+        // A crash ends this writer too: that it was one need not survive.
+        tx.commit_lightly().await?;
         let algorithm = session.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
         let upload =
             Upload::restore(session.storage_key, algorithm, session.offset_bytes, &session.hash_state)

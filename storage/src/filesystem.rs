@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
@@ -116,13 +116,14 @@ impl Filesystem {
         let (file, first) = blocking("open an object", move || {
             let file = open_whole(&path, &key, size_bytes)?;
             // The first piece is read on the same thread: a small blob costs one hop, not two.
-            let first = read_piece(&file, &range)?;
+            let first = read_piece(&file, &range, BytesMut::new())?;
             Ok((file, (first, range)))
         })
         .await?;
         let (first, range) = first;
-        let rest = range.start + first.len() as u64..range.end;
-        let state = Reading { file: Arc::new(file), ready: Some(first), ahead: None, rest };
+        let rest = range.start + first.0.len() as u64..range.end;
+        let state =
+            Reading { file: Arc::new(file), ready: Some(first), ahead: None, spare: BytesMut::new(), rest };
         Ok(stream::unfold(state, Reading::next).boxed())
     }
 
@@ -209,19 +210,24 @@ fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreErro
     Ok(file)
 }
 
+/// What was read, and the buffer it was read into, whose memory is free again once that is sent.
+type Piece = (Bytes, BytesMut);
+
 /// Reads the first piece of a range; nothing of an empty one.
-fn read_piece(file: &File, range: &Range<u64>) -> Result<Bytes, StoreError> {
+fn read_piece(file: &File, range: &Range<u64>, mut buffer: BytesMut) -> Result<Piece, StoreError> {
     let wanted = range.end.saturating_sub(range.start).min(READ_BYTES as u64);
-    let mut piece = vec![0; usize::try_from(wanted).expect("a piece fits memory")];
-    file.read_exact_at(&mut piece, range.start).map_err(StoreError::io("read an object"))?;
-    Ok(piece.into())
+    buffer.resize(usize::try_from(wanted).expect("a piece fits memory"), 0);
+    file.read_exact_at(&mut buffer, range.start).map_err(StoreError::io("read an object"))?;
+    Ok((buffer.split().freeze(), buffer))
 }
 
 /// A download under way, one piece ahead of its reader.
 struct Reading {
     file: Arc<File>,
-    ready: Option<Bytes>,
-    ahead: Option<JoinHandle<Result<Bytes, StoreError>>>,
+    ready: Option<Piece>,
+    ahead: Option<JoinHandle<Result<Piece, StoreError>>>,
+    /// Two buffers take turns: by the time one is needed again, its last piece has been sent.
+    spare: BytesMut,
     rest: Range<u64>,
 }
 
@@ -234,12 +240,17 @@ impl Reading {
             }),
             (None, None) => return None,
         };
-        if piece.is_ok() && !self.rest.is_empty() {
+        let (piece, buffer) = match piece {
+            Ok(piece) => piece,
+            Err(error) => return Some((Err(error), self)),
+        };
+        let free = std::mem::replace(&mut self.spare, buffer);
+        if !self.rest.is_empty() {
             let (file, range) = (Arc::clone(&self.file), self.rest.clone());
             self.rest.start = self.rest.end.min(self.rest.start + READ_BYTES as u64);
-            self.ahead = Some(spawn_blocking(move || read_piece(&file, &range)));
+            self.ahead = Some(spawn_blocking(move || read_piece(&file, &range, free)));
         }
-        Some((piece, self))
+        Some((Ok(piece), self))
     }
 }
 
