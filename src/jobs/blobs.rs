@@ -66,7 +66,9 @@ async fn collect_link(context: &Context, link: &blobs::Link, before: i64) -> Res
     let mut tx = context.db.begin().await?;
     if link.needed {
         let kept = blobs::keep_link(&mut tx, link).await?;
+        fail::fail_point!("jobs::before_keep_link", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("jobs::link_kept", |_| std::process::abort());
         return Ok(if kept > 0 { Verdict::Kept } else { Verdict::Untouched });
     }
     match blobs::collect_link(&mut tx, link).await {
@@ -92,7 +94,9 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
             drop(tx);
             let mut tx = context.db.begin().await?;
             let kept = blobs::keep_blob(&mut tx, &blob.digest).await?;
+            fail::fail_point!("jobs::before_keep_blob", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("jobs::blob_kept", |_| std::process::abort());
             return Ok(if kept > 0 { Verdict::Kept } else { Verdict::Untouched });
         }
         Err(error) => return Err(error.into()),

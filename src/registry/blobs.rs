@@ -49,7 +49,9 @@ impl Registry {
             if blobs::renew(&mut tx, repository, digest, self.clock.now()).await? == 0 {
                 return Err(unknown());
             }
+            fail::fail_point!("blobs::before_renew", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("blobs::renewed", |_| std::process::abort());
         }
         Ok(Blob { digest: found.digest, size_bytes: found.size_bytes })
     }
@@ -77,7 +79,9 @@ impl Registry {
         let digest = &content.blob.digest;
         let mut tx = self.db.begin().await?;
         if blobs::mark_missing(&mut tx, digest, &content.key, self.clock.now()).await? > 0 {
+            fail::fail_point!("blobs::before_mark_missing", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("blobs::marked_missing", |_| std::process::abort());
             tracing::error!(%digest, key = %content.key,
                 "the object of blob {digest} is lost or damaged; push an image that has it to restore it");
         }

@@ -123,7 +123,9 @@ impl Registry {
         if tags::remove(&mut tx, permit.resource(), tag).await? == 0 {
             return Err(RegistryError::ManifestUnknown(tag.to_string()));
         }
+        fail::fail_point!("tags::before_delete", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("tags::deleted", |_| std::process::abort());
         Ok(())
     }
 

@@ -115,7 +115,9 @@ impl Registry {
         let session = session.ok_or(RegistryError::UploadUnknown)?;
         // A writer that has not noticed yet may still make the file; its lease says until when.
         doomed_objects::insert(&mut tx, &session.storage_key, session.writer_until.max(self.clock.now())).await?;
+        fail::fail_point!("uploads::before_cancel", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("uploads::cancelled", |_| std::process::abort());
         Ok(())
     }
 
@@ -139,7 +141,9 @@ impl Registry {
             Err(RegistryError::Db(error)) if error.is_foreign_key_violation() => return Ok(None),
             Err(error) => return Err(error),
         }
+        fail::fail_point!("uploads::before_mount", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("uploads::mounted", |_| std::process::abort());
         Ok(Some(Blob { digest: found.digest, size_bytes: found.size_bytes }))
     }
 
@@ -213,6 +217,7 @@ impl Registry {
             return Err(known.map_or(RegistryError::UploadUnknown, |_| RegistryError::UploadBusy));
         };
         tx.commit().await?;
+        fail::fail_point!("uploads::claimed", |_| std::process::abort());
         let algorithm = session.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
         let upload =
             Upload::restore(session.storage_key, algorithm, session.offset_bytes, &session.hash_state)

@@ -1,5 +1,9 @@
 //! Black-box tests: the real binary, the real clients, the real databases.
 
 mod architecture;
+mod behind;
 mod clients;
+mod crash;
 mod harness;
+mod soak;
+mod wire;
