@@ -4,6 +4,7 @@ mod architecture;
 mod behind;
 mod clients;
 mod crash;
+mod database;
 mod harness;
 mod soak;
 mod wire;
