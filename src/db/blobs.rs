@@ -34,6 +34,8 @@ pub struct Stored {
     /// Where its bytes are.
     #[sqlx(try_from = "String")]
     pub storage_key: Key,
+    /// Since when no repository may hold it.
+    pub idle_since: Option<i64>,
     /// Since when its object is known to be lost.
     pub missing_since: Option<i64>,
 }
@@ -50,7 +52,7 @@ pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Dig
 
 /// The row of a digest, whoever holds it.
 pub async fn stored(mut on: impl Handle, digest: &Digest) -> Result<Option<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs WHERE digest = $1";
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs WHERE digest = $1";
     query!(on, fetch_optional sqlx::query_as(sql).bind(digest.as_str()))
 }
 
@@ -185,22 +187,29 @@ pub async fn set_idle(mut tx: &mut Tx, digest: &Digest, since: i64) -> Result<u6
 
 /// Blobs that have been idle since `before`, the oldest first.
 pub async fn idle_blobs(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs
                WHERE idle_since <= $1 ORDER BY idle_since LIMIT $2";
     query!(on, fetch_all sqlx::query_as(sql).bind(before).bind(limit))
 }
 
-/// Marks a blob as held again, if a repository holds it.
-pub async fn keep_blob(mut tx: &mut Tx, digest: &Digest) -> Result<u64> {
+/// Marks a blob as held again, if a repository holds it and nothing changed meanwhile.
+///
+/// On PostgreSQL the list of holders may be older than the row that was waited for: who let go of the
+/// blob meanwhile has also set when.
+pub async fn keep_blob(mut tx: &mut Tx, blob: &Stored) -> Result<u64> {
     let sql = "UPDATE blobs SET idle_since = NULL
-               WHERE digest = $1 AND digest IN (SELECT digest FROM repository_blobs WHERE digest = $1)";
-    query!(tx, execute sqlx::query(sql).bind(digest.as_str()))
+               WHERE digest = $1 AND idle_since = $2
+                 AND digest IN (SELECT digest FROM repository_blobs WHERE digest = $1)";
+    query!(tx, execute sqlx::query(sql).bind(blob.digest.as_str()).bind(blob.idle_since))
 }
 
-/// Removes a blob that no repository holds; a foreign key error if one does.
+/// Removes a blob that is as idle as it was seen to be; a foreign key error if a repository holds it.
 pub async fn collect_blob(mut tx: &mut Tx, blob: &Stored) -> Result<u64> {
-    let sql = "DELETE FROM blobs WHERE digest = $1 AND storage_key = $2";
-    query!(tx, execute sqlx::query(sql).bind(blob.digest.as_str()).bind(blob.storage_key.as_str()))
+    let sql = "DELETE FROM blobs WHERE digest = $1 AND storage_key = $2 AND idle_since = $3";
+    query!(tx, execute sqlx::query(sql)
+        .bind(blob.digest.as_str())
+        .bind(blob.storage_key.as_str())
+        .bind(blob.idle_since))
 }
 
 /// Remembers that the object of a blob is lost: it is not found from now on, and the next push of
@@ -219,7 +228,7 @@ pub async fn mark_found(mut tx: &mut Tx, digest: &Digest, key: &Key) -> Result<u
 
 /// Blobs by key from `from` on, for `fsck`.
 pub async fn by_key(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs
                WHERE storage_key >= $1 AND storage_key < $2 ORDER BY storage_key";
     query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))
 }

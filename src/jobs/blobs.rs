@@ -93,7 +93,7 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
         Err(error) if crossed(&error) => {
             drop(tx);
             let mut tx = context.db.begin().await?;
-            let kept = blobs::keep_blob(&mut tx, &blob.digest).await?;
+            let kept = blobs::keep_blob(&mut tx, blob).await?;
             fail::fail_point!("jobs::before_keep_blob", |_| std::process::abort());
             tx.commit().await?;
             fail::fail_point!("jobs::blob_kept", |_| std::process::abort());

@@ -216,6 +216,7 @@ async fn both_databases_give_the_same_answers() {
     assert_eq!(sqlite.len(), postgres.len());
 }
 
+#[expect(clippy::too_many_lines, reason = "one life of an index, from its first repository on")]
 async fn answers(db: &Db) -> Vec<String> {
     let mut answers = Answers::default();
     let [one, two] = ["a/one", "a/two"].map(|name| RepositoryName::from_str(name).expect("a name"));
@@ -227,8 +228,8 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("names", repositories::page(&mut tx, "", 10).await);
     answers.note("names after", repositories::page(&mut tx, "a.b", 2).await);
     let id = repositories::find(&mut tx, &one).await.expect("find").expect("it was made");
-    let same = repositories::ensure(&mut tx, &one, 2).await.expect("ensure");
-    assert_eq!(id, same);
+    let again = repositories::ensure(&mut tx, &one, 2).await.expect("ensure");
+    assert_eq!(id, again);
 
     let object = |number| Object { key: key(number), size_bytes: number, digest: digest(number) };
     for number in 1..5 {
@@ -357,4 +358,91 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("due at last", doomed_objects::due(&mut tx, 100, 10).await);
     tx.commit().await.expect("commit");
     answers.0
+}
+
+/// PostgreSQL only: a session that a writer has just claimed does not expire under them.
+#[tokio::test]
+async fn a_session_that_is_claimed_while_it_expires_stays() {
+    let _bench = workbench!("postgres");
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let session = uploads::Session {
+        id: "s".to_owned(),
+        storage_key: key(1),
+        algorithm: "sha256".to_owned(),
+        offset_bytes: 0,
+        hash_state: Vec::new(),
+        writer_until: 0,
+    };
+    let mut tx = db.begin().await.expect("begin");
+    uploads::insert(&mut tx, &session, &repository, 0, 10).await.expect("insert");
+    tx.commit().await.expect("commit");
+
+    let mut writer = db.begin().await.expect("begin");
+    uploads::claim(&mut writer, &repository, "s", "me", 100, 20).await.expect("claim").expect("it is free");
+    let sweeping = async {
+        let mut tx = db.begin().await.expect("begin");
+        let expired = uploads::expire(&mut tx, 20, 10).await.expect("expire");
+        tx.commit().await.expect("commit");
+        expired
+    };
+    let claiming = async {
+        until_somebody_waits(&db).await;
+        writer.commit().await.expect("commit");
+    };
+    let (expired, ()) = tokio::join!(sweeping, claiming);
+
+    assert_eq!(expired.len(), 0, "the session was swept under its writer");
+    assert!(uploads::find(&db, &repository, "s").await.expect("find").is_some());
+}
+
+/// PostgreSQL only: a blob whose last repository lets go of it while the collector has a look stays a
+/// candidate.
+#[tokio::test]
+async fn a_blob_that_is_let_go_while_it_is_kept_stays_idle() {
+    let _bench = workbench!("postgres");
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let mut tx = db.begin().await.expect("begin");
+    let id = repositories::ensure(&mut tx, &repository, 0).await.expect("ensure");
+    let object = Object { key: key(1), size_bytes: 1, digest: digest(1) };
+    blobs::insert(&mut tx, &digest(1), &object, 0).await.expect("insert");
+    blobs::link(&mut tx, id, &digest(1), 0).await.expect("link");
+    blobs::set_idle(&mut tx, &digest(1), 5).await.expect("idle");
+    tx.commit().await.expect("commit");
+    let candidate = blobs::idle_blobs(&db, 10, 10).await.expect("read").remove(0);
+
+    let mut delete = db.begin().await.expect("begin");
+    blobs::set_idle(&mut delete, &digest(1), 20).await.expect("idle");
+    blobs::unlink(&mut delete, &repository, &digest(1)).await.expect("unlink");
+    let keeping = async {
+        let mut tx = db.begin().await.expect("begin");
+        blobs::keep_blob(&mut tx, &candidate).await.expect("keep");
+        tx.commit().await.expect("commit");
+    };
+    let deleting = async {
+        until_somebody_waits(&db).await;
+        delete.commit().await.expect("commit");
+    };
+    tokio::join!(keeping, deleting);
+
+    let idle = blobs::idle_blobs(&db, 100, 10).await.expect("read");
+    assert_eq!(idle.len(), 1, "nobody holds the blob, and nobody will ever collect it");
+}
+
+/// Waits until a transaction waits for a lock of another.
+async fn until_somebody_waits(db: &Db) {
+    let Db::Postgres(pool) = db else { return };
+    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+               WHERE NOT l.granted AND a.datname = current_database()";
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(sql).fetch_one(pool).await.expect("ask PostgreSQL") == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(crate::harness::process::PATIENCE, waiting).await.expect("somebody waits");
 }
