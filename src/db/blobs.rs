@@ -3,7 +3,7 @@
 use berth_storage::{Digest, Key, Object};
 
 use super::uploads::signed;
-use super::{Handle, Result, Tx, query, query_in};
+use super::{Driver, Handle, Result, Tx, placeholders, query, query_in};
 use crate::oci::RepositoryName;
 
 /// A blob of a repository.
@@ -56,18 +56,29 @@ pub async fn stored(mut on: impl Handle, digest: &Digest) -> Result<Option<Store
     query!(on, fetch_optional sqlx::query_as(sql).bind(digest.as_str()))
 }
 
-/// Makes an object the blob of its digest, and answers the key that stands: another's, where the
-/// blob was there already. A blob known to be lost is healed by this.
+/// Makes an object the blob of its digest; `false` where there is one already.
+///
+/// Nothing is locked then: a push of what is there must not wait for others, nor block them.
 pub async fn insert(mut tx: &mut Tx, digest: &Digest, object: &Object, now: i64) -> Result<bool> {
     let sql = "INSERT INTO blobs (digest, size_bytes, storage_key, created_at) VALUES ($1, $2, $3, $4)
-               ON CONFLICT (digest) DO UPDATE
-               SET storage_key = excluded.storage_key, size_bytes = excluded.size_bytes, missing_since = NULL
-               WHERE blobs.missing_since IS NOT NULL";
+               ON CONFLICT (digest) DO NOTHING";
     let written = query!(tx, execute sqlx::query(sql)
         .bind(digest.as_str())
         .bind(signed(object.size_bytes))
         .bind(object.key.as_str())
         .bind(now))?;
+    Ok(written > 0)
+}
+
+/// Gives a blob that is known to be lost another object; `false` where somebody was faster.
+pub async fn heal(mut tx: &mut Tx, lost: &Stored, object: &Object) -> Result<bool> {
+    let sql = "UPDATE blobs SET storage_key = $3, size_bytes = $4, missing_since = NULL
+               WHERE digest = $1 AND storage_key = $2 AND missing_since IS NOT NULL";
+    let written = query!(tx, execute sqlx::query(sql)
+        .bind(lost.digest.as_str())
+        .bind(lost.storage_key.as_str())
+        .bind(object.key.as_str())
+        .bind(signed(object.size_bytes)))?;
     Ok(written > 0)
 }
 
@@ -110,6 +121,7 @@ pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) 
 
 /// Says that a manifest needs these blobs of a repository.
 pub async fn hold(mut tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Result<u64> {
+    lock_idle(tx, repository_id, digests).await?;
     let sql = |list: &str| {
         format!(
             "UPDATE repository_blobs SET idle_since = NULL
@@ -122,10 +134,41 @@ pub async fn hold(mut tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> R
 /// Says that a manifest which is about to go needs its blobs no longer. Whether another does is for
 /// the collector to see.
 pub async fn let_go(mut tx: &mut Tx, manifest_id: i64, repository_id: i64, now: i64) -> Result<u64> {
+    lock_needed(tx, manifest_id, repository_id).await?;
     let sql = "UPDATE repository_blobs SET idle_since = $3
                WHERE repository_id = $2 AND digest IN
                    (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)";
     query!(tx, execute sqlx::query(sql).bind(manifest_id).bind(repository_id).bind(now))
+}
+
+// An UPDATE of many rows locks them in whatever order it finds them, and two that find the same rows in
+// another order wait for each other until PostgreSQL ends one of them, a second later. So both take their
+// locks first, by digest. SQLite has one writer and no such statement.
+
+async fn lock_idle(tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Result<()> {
+    let Driver::Postgres(tx) = &mut tx.0 else { return Ok(()) };
+    let sql = format!(
+        "SELECT digest FROM repository_blobs
+         WHERE repository_id = $1 AND idle_since IS NOT NULL AND digest IN ({})
+         ORDER BY digest FOR NO KEY UPDATE",
+        placeholders(2, digests.len())
+    );
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(repository_id);
+    for digest in digests {
+        query = query.bind(digest.as_str());
+    }
+    query.execute(&mut **tx).await?;
+    Ok(())
+}
+
+async fn lock_needed(tx: &mut Tx, manifest_id: i64, repository_id: i64) -> Result<()> {
+    let Driver::Postgres(tx) = &mut tx.0 else { return Ok(()) };
+    let sql = "SELECT digest FROM repository_blobs
+               WHERE repository_id = $2 AND digest IN
+                   (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)
+               ORDER BY digest FOR NO KEY UPDATE";
+    sqlx::query(sql).bind(manifest_id).bind(repository_id).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Repositories that hold a blob, after `last`.

@@ -71,14 +71,15 @@ async fn collect_link(context: &Context, link: &blobs::Link, before: i64) -> Res
         fail::fail_point!("jobs::link_kept", |_| std::process::abort());
         return Ok(if kept > 0 { Verdict::Kept } else { Verdict::Untouched });
     }
+    // The blob before the hold on it, as a delete does. It was idle in the repository for long enough; it
+    // need not wait as long again without one.
+    blobs::set_idle(&mut tx, &link.digest, before).await?;
     match blobs::collect_link(&mut tx, link).await {
         Ok(0) => return Ok(Verdict::Untouched),
         Ok(_) => {}
         Err(error) if crossed(&error) => return Ok(Verdict::Untouched),
         Err(error) => return Err(error.into()),
     }
-    // It was idle in the repository for long enough; it need not wait as long again without one.
-    blobs::set_idle(&mut tx, &link.digest, before).await?;
     fail::fail_point!("jobs::before_collect_link", |_| std::process::abort());
     tx.commit().await?;
     fail::fail_point!("jobs::link_collected", |_| std::process::abort());
@@ -108,7 +109,7 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
     Ok(Verdict::Collected)
 }
 
-/// A push needs it since the candidate was seen.
+/// A push needs it since the candidate was seen, or wants the same rows.
 fn crossed(error: &db::Error) -> bool {
-    error.is_foreign_key_violation()
+    error.is_crossed()
 }

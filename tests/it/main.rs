@@ -6,5 +6,6 @@ mod clients;
 mod crash;
 mod database;
 mod harness;
+mod races;
 mod soak;
 mod wire;
