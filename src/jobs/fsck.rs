@@ -142,12 +142,16 @@ impl Check<'_> {
         for session in uploads::keys(db, &from, &before).await? {
             unknown.remove(&session.storage_key);
         }
+        // In the order in which keys move: one that moves meanwhile is seen where it was or where it is.
+        let blobs = blobs::by_key(db, &from, &before).await?;
+        for blob in &blobs {
+            unknown.remove(&blob.storage_key);
+        }
         for key in doomed_objects::keys(db, &from, &before).await? {
             unknown.remove(&key);
         }
-        for blob in blobs::by_key(db, &from, &before).await? {
+        for blob in blobs {
             self.summary.blobs += 1;
-            unknown.remove(&blob.storage_key);
             self.blob(blob).await?;
         }
         let mut unknown: Vec<Listed> = unknown.into_values().collect();
