@@ -183,6 +183,9 @@ impl Config {
                 self.http.listen
             )));
         }
+        if self.gc.interval.get().is_zero() {
+            return Err(ConfigError::Invalid("gc.interval must be longer than 0s".into()));
+        }
         self.limits.check()?;
         self.repositories.iter().try_for_each(|rule| rule.pattern().map(drop))
     }
@@ -244,6 +247,12 @@ mod tests {
     fn a_variable_that_is_no_setting_is_refused_by_name() {
         let error = load("", &[("BERTH_GC__MAX_AGE", "2h")]).unwrap_err();
         assert!(error.contains("BERTH_GC__MAX_AGE") && error.contains("max_age"), "{error}");
+    }
+
+    #[test]
+    fn an_interval_of_nothing_is_refused() {
+        let error = load("[gc]\ninterval = \"0s\"\n", &[]).unwrap_err();
+        assert!(error.contains("gc.interval"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use berth_storage::{Digest, Key, Object};
 
 use super::uploads::signed;
-use super::{Handle, Result, Tx, query, query_in};
+use super::{Driver, Handle, Result, Tx, placeholders, query, query_in};
 use crate::oci::RepositoryName;
 
 /// A blob of a repository.
@@ -34,6 +34,8 @@ pub struct Stored {
     /// Where its bytes are.
     #[sqlx(try_from = "String")]
     pub storage_key: Key,
+    /// Since when no repository may hold it.
+    pub idle_since: Option<i64>,
     /// Since when its object is known to be lost.
     pub missing_since: Option<i64>,
 }
@@ -50,22 +52,34 @@ pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Dig
 
 /// The row of a digest, whoever holds it.
 pub async fn stored(mut on: impl Handle, digest: &Digest) -> Result<Option<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs WHERE digest = $1";
+    let sql =
+        "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs WHERE digest = $1";
     query!(on, fetch_optional sqlx::query_as(sql).bind(digest.as_str()))
 }
 
-/// Makes an object the blob of its digest, and answers the key that stands: another's, where the
-/// blob was there already. A blob known to be lost is healed by this.
+/// Makes an object the blob of its digest; `false` where there is one already.
+///
+/// Nothing is locked then: a push of what is there must not wait for others, nor block them.
 pub async fn insert(mut tx: &mut Tx, digest: &Digest, object: &Object, now: i64) -> Result<bool> {
     let sql = "INSERT INTO blobs (digest, size_bytes, storage_key, created_at) VALUES ($1, $2, $3, $4)
-               ON CONFLICT (digest) DO UPDATE
-               SET storage_key = excluded.storage_key, size_bytes = excluded.size_bytes, missing_since = NULL
-               WHERE blobs.missing_since IS NOT NULL";
+               ON CONFLICT (digest) DO NOTHING";
     let written = query!(tx, execute sqlx::query(sql)
         .bind(digest.as_str())
         .bind(signed(object.size_bytes))
         .bind(object.key.as_str())
         .bind(now))?;
+    Ok(written > 0)
+}
+
+/// Gives a blob that is known to be lost another object; `false` where somebody was faster.
+pub async fn heal(mut tx: &mut Tx, lost: &Stored, object: &Object) -> Result<bool> {
+    let sql = "UPDATE blobs SET storage_key = $3, size_bytes = $4, missing_since = NULL
+               WHERE digest = $1 AND storage_key = $2 AND missing_since IS NOT NULL";
+    let written = query!(tx, execute sqlx::query(sql)
+        .bind(lost.digest.as_str())
+        .bind(lost.storage_key.as_str())
+        .bind(object.key.as_str())
+        .bind(signed(object.size_bytes)))?;
     Ok(written > 0)
 }
 
@@ -112,6 +126,7 @@ pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) 
 
 /// Says that a manifest needs these blobs of a repository.
 pub async fn hold(mut tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Result<u64> {
+    lock_idle(tx, repository_id, digests).await?;
     let sql = |list: &str| {
         format!(
             "UPDATE repository_blobs SET idle_since = NULL
@@ -124,10 +139,41 @@ pub async fn hold(mut tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> R
 /// Says that a manifest which is about to go needs its blobs no longer. Whether another does is for
 /// the collector to see.
 pub async fn let_go(mut tx: &mut Tx, manifest_id: i64, repository_id: i64, now: i64) -> Result<u64> {
+    lock_needed(tx, manifest_id, repository_id).await?;
     let sql = "UPDATE repository_blobs SET idle_since = $3
                WHERE repository_id = $2 AND digest IN
                    (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)";
     query!(tx, execute sqlx::query(sql).bind(manifest_id).bind(repository_id).bind(now))
+}
+
+// An UPDATE of many rows locks them in whatever order it finds them, and two that find the same rows in
+// another order wait for each other until PostgreSQL ends one of them, a second later. So both take their
+// locks first, by digest. SQLite has one writer and no such statement.
+
+async fn lock_idle(tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Result<()> {
+    let Driver::Postgres(tx) = &mut tx.0 else { return Ok(()) };
+    let sql = format!(
+        "SELECT digest FROM repository_blobs
+         WHERE repository_id = $1 AND idle_since IS NOT NULL AND digest IN ({})
+         ORDER BY digest FOR NO KEY UPDATE",
+        placeholders(2, digests.len())
+    );
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(repository_id);
+    for digest in digests {
+        query = query.bind(digest.as_str());
+    }
+    query.execute(&mut **tx).await?;
+    Ok(())
+}
+
+async fn lock_needed(tx: &mut Tx, manifest_id: i64, repository_id: i64) -> Result<()> {
+    let Driver::Postgres(tx) = &mut tx.0 else { return Ok(()) };
+    let sql = "SELECT digest FROM repository_blobs
+               WHERE repository_id = $2 AND digest IN
+                   (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)
+               ORDER BY digest FOR NO KEY UPDATE";
+    sqlx::query(sql).bind(manifest_id).bind(repository_id).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Repositories that hold a blob, after `last`.
@@ -189,22 +235,29 @@ pub async fn set_idle(mut tx: &mut Tx, digest: &Digest, since: i64) -> Result<u6
 
 /// Blobs that have been idle since `before`, the oldest first.
 pub async fn idle_blobs(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs
                WHERE idle_since <= $1 ORDER BY idle_since LIMIT $2";
     query!(on, fetch_all sqlx::query_as(sql).bind(before).bind(limit))
 }
 
-/// Marks a blob as held again, if a repository holds it.
-pub async fn keep_blob(mut tx: &mut Tx, digest: &Digest) -> Result<u64> {
+/// Marks a blob as held again, if a repository holds it and nothing changed meanwhile.
+///
+/// On PostgreSQL the list of holders may be older than the row that was waited for: who let go of the
+/// blob meanwhile has also set when.
+pub async fn keep_blob(mut tx: &mut Tx, blob: &Stored) -> Result<u64> {
     let sql = "UPDATE blobs SET idle_since = NULL
-               WHERE digest = $1 AND digest IN (SELECT digest FROM repository_blobs WHERE digest = $1)";
-    query!(tx, execute sqlx::query(sql).bind(digest.as_str()))
+               WHERE digest = $1 AND idle_since = $2
+                 AND digest IN (SELECT digest FROM repository_blobs WHERE digest = $1)";
+    query!(tx, execute sqlx::query(sql).bind(blob.digest.as_str()).bind(blob.idle_since))
 }
 
-/// Removes a blob that no repository holds; a foreign key error if one does.
+/// Removes a blob that is as idle as it was seen to be; a foreign key error if a repository holds it.
 pub async fn collect_blob(mut tx: &mut Tx, blob: &Stored) -> Result<u64> {
-    let sql = "DELETE FROM blobs WHERE digest = $1 AND storage_key = $2";
-    query!(tx, execute sqlx::query(sql).bind(blob.digest.as_str()).bind(blob.storage_key.as_str()))
+    let sql = "DELETE FROM blobs WHERE digest = $1 AND storage_key = $2 AND idle_since = $3";
+    query!(tx, execute sqlx::query(sql)
+        .bind(blob.digest.as_str())
+        .bind(blob.storage_key.as_str())
+        .bind(blob.idle_since))
 }
 
 /// Remembers that the object of a blob is lost: it is not found from now on, and the next push of
@@ -223,7 +276,7 @@ pub async fn mark_found(mut tx: &mut Tx, digest: &Digest, key: &Key) -> Result<u
 
 /// Blobs by key from `from` on, for `fsck`.
 pub async fn by_key(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Stored>> {
-    let sql = "SELECT digest, size_bytes, storage_key, missing_since FROM blobs
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs
                WHERE storage_key >= $1 AND storage_key < $2 ORDER BY storage_key";
     query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))
 }

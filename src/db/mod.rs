@@ -111,6 +111,14 @@ impl Error {
             .is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
     }
 
+    /// Another transaction was in the way, and this one would succeed if it were run again: it pointed at
+    /// what was removed meanwhile, or the two waited for each other and PostgreSQL ended this one.
+    pub fn is_crossed(&self) -> bool {
+        // deadlock_detected and serialization_failure.
+        let code = self.sql().and_then(sqlx::Error::as_database_error).and_then(|error| error.code());
+        self.is_foreign_key_violation() || matches!(code.as_deref(), Some("40P01" | "40001"))
+    }
+
     /// The database cannot be reached, or has no connection to spare; later it may.
     pub fn is_unavailable(&self) -> bool {
         // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
@@ -301,7 +309,7 @@ impl Tx {
     /// For what a crash undoes anyway: who writes to an upload session.
     pub async fn commit_lightly(self) -> Result<()> {
         match self.0 {
-            Driver::Sqlite(turn) => turn.release().await.map(drop),
+            Driver::Sqlite(turn) => turn.release().await,
             Driver::Postgres(tx) => Ok(tx.commit().await?),
         }
     }

@@ -6,6 +6,7 @@
 //! write stands before it does.
 
 use std::fs::{self, File, TryLockError};
+use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::task::TaskTracker;
 
 use super::{Db, Error, Result};
 
@@ -42,13 +44,14 @@ pub(super) async fn open(path: &Path) -> Result<Db> {
         .test_before_acquire(false)
         .connect_with(options.read_only(true))
         .await?;
-    let writer = Writer(Arc::new(Mutex::new(State {
+    let state = State {
         connection: Some(connection),
         open: false,
         abandoned: false,
         outcome: Arc::default(),
         _lock: lock,
-    })));
+    };
+    let writer = Writer { state: Arc::new(Mutex::new(state)), tasks: TaskTracker::new() };
     Ok(Db::Sqlite { reader, writer })
 }
 
@@ -70,7 +73,12 @@ type SharedOutcome = Arc<OnceLock<std::result::Result<(), Arc<sqlx::Error>>>>;
 
 /// The one connection that writes.
 #[derive(Clone, Debug)]
-pub struct Writer(Arc<Mutex<State>>);
+pub struct Writer {
+    state: Arc<Mutex<State>>,
+    /// Where transactions begin and end. Whoever waits for that may be cut; the statement on its way
+    /// is not, and what it came to must be known, or the next transaction would not know where it is.
+    tasks: TaskTracker,
+}
 
 #[derive(Debug)]
 struct State {
@@ -93,7 +101,43 @@ pub struct WriterTurn {
 
 impl Writer {
     pub(super) async fn turn(&self) -> Result<WriterTurn> {
-        let mut state = Arc::clone(&self.0).lock_owned().await;
+        let state = Arc::clone(&self.state).lock_owned().await;
+        let state = self.finish(State::begin(state)).await?;
+        Ok(WriterTurn { state, writer: self.clone() })
+    }
+
+    /// Does something to its end, even if nobody waits for it any longer.
+    async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed.into()))
+    }
+
+    pub(super) async fn migrate(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.tidy().await;
+        let mut migrator = sqlx::migrate!("migrations/sqlite");
+        // A database one version ahead still works: migrations expand before they contract.
+        migrator.set_ignore_missing(true);
+        Ok(migrator.run(state.connection()?).await?)
+    }
+
+    pub(super) async fn close(&self) {
+        let mut state = self.state.lock().await;
+        if state.open {
+            state.commit().await;
+        }
+        if let Some(connection) = state.connection.take() {
+            // Folds the log into the database; a failure leaves it to the next start.
+            let _ = connection.close().await;
+        }
+    }
+}
+
+impl State {
+    /// Begins a turn, in the transaction that is open or in a new one.
+    async fn begin(mut state: OwnedMutexGuard<Self>) -> Result<OwnedMutexGuard<Self>> {
         state.tidy().await;
         if !state.open {
             state.open = true;
@@ -108,31 +152,9 @@ impl Writer {
             state.fail().await;
             return Err(error.into());
         }
-        Ok(WriterTurn { state, writer: self.clone() })
+        Ok(state)
     }
 
-    pub(super) async fn migrate(&self) -> Result<()> {
-        let mut state = self.0.lock().await;
-        state.tidy().await;
-        let mut migrator = sqlx::migrate!("migrations/sqlite");
-        // A database one version ahead still works: migrations expand before they contract.
-        migrator.set_ignore_missing(true);
-        Ok(migrator.run(state.connection()?).await?)
-    }
-
-    pub(super) async fn close(&self) {
-        let mut state = self.0.lock().await;
-        if state.open {
-            state.commit().await;
-        }
-        if let Some(connection) = state.connection.take() {
-            // Folds the log into the database; a failure leaves it to the next start.
-            let _ = connection.close().await;
-        }
-    }
-}
-
-impl State {
     fn connection(&mut self) -> std::result::Result<&mut SqliteConnection, sqlx::Error> {
         self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)
     }
@@ -187,7 +209,17 @@ impl WriterTurn {
     }
 
     /// Ends the turn and leaves what it wrote to the next commit. Other turns see it; readers do not.
-    pub(super) async fn release(mut self) -> Result<(Writer, SharedOutcome)> {
+    pub(super) async fn release(self) -> Result<()> {
+        let writer = self.writer.clone();
+        writer.finish(async { self.end().await.map(drop) }).await
+    }
+
+    pub(super) async fn commit(self) -> Result<()> {
+        let writer = self.writer.clone();
+        writer.finish(self.end_and_commit()).await
+    }
+
+    async fn end(mut self) -> Result<(Writer, SharedOutcome)> {
         if let Err(error) = self.state.run("RELEASE turn").await {
             self.state.fail().await;
             return Err(error.into());
@@ -197,11 +229,11 @@ impl WriterTurn {
         Ok((self.writer, outcome))
     }
 
-    pub(super) async fn commit(self) -> Result<()> {
-        let (writer, outcome) = self.release().await?;
+    async fn end_and_commit(self) -> Result<()> {
+        let (writer, outcome) = self.end().await?;
         // The lock is fair: whoever waited for a turn when this one ended has theirs before this
         // line returns, in the same transaction. The first to come back here commits for all.
-        let mut state = writer.0.lock().await;
+        let mut state = writer.state.lock().await;
         if outcome.get().is_none() {
             state.commit().await;
         }

@@ -108,10 +108,14 @@ pub async fn cancel(mut tx: &mut Tx, repository: &RepositoryName, id: &str) -> R
 }
 
 /// Ends sessions that nobody went on with; the answer is what to doom.
+///
+/// The conditions stand twice: PostgreSQL looks at the outer ones again when it has waited for a writer
+/// who claimed the row meanwhile.
 pub async fn expire(mut tx: &mut Tx, now: i64, limit: i64) -> Result<Vec<Session>> {
     let sql = "DELETE FROM uploads WHERE id IN
                    (SELECT id FROM uploads WHERE expires_at <= $1 AND writer_until <= $1
                     ORDER BY expires_at LIMIT $2)
+                 AND expires_at <= $1 AND writer_until <= $1
                RETURNING id, storage_key, algorithm, offset_bytes, hash_state, writer_until";
     query!(tx, fetch_all sqlx::query_as(sql).bind(now).bind(limit))
 }

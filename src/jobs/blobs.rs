@@ -66,17 +66,20 @@ async fn collect_link(context: &Context, link: &blobs::Link, before: i64) -> Res
     let mut tx = context.db.begin().await?;
     if link.needed {
         let kept = blobs::keep_link(&mut tx, link).await?;
+        fail::fail_point!("jobs::before_keep_link", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("jobs::link_kept", |_| std::process::abort());
         return Ok(if kept > 0 { Verdict::Kept } else { Verdict::Untouched });
     }
+    // The blob before the hold on it, as a delete does. It was idle in the repository for long enough; it
+    // need not wait as long again without one.
+    blobs::set_idle(&mut tx, &link.digest, before).await?;
     match blobs::collect_link(&mut tx, link).await {
         Ok(0) => return Ok(Verdict::Untouched),
         Ok(_) => {}
         Err(error) if crossed(&error) => return Ok(Verdict::Untouched),
         Err(error) => return Err(error.into()),
     }
-    // It was idle in the repository for long enough; it need not wait as long again without one.
-    blobs::set_idle(&mut tx, &link.digest, before).await?;
     fail::fail_point!("jobs::before_collect_link", |_| std::process::abort());
     tx.commit().await?;
     fail::fail_point!("jobs::link_collected", |_| std::process::abort());
@@ -91,8 +94,10 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
         Err(error) if crossed(&error) => {
             drop(tx);
             let mut tx = context.db.begin().await?;
-            let kept = blobs::keep_blob(&mut tx, &blob.digest).await?;
+            let kept = blobs::keep_blob(&mut tx, blob).await?;
+            fail::fail_point!("jobs::before_keep_blob", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("jobs::blob_kept", |_| std::process::abort());
             return Ok(if kept > 0 { Verdict::Kept } else { Verdict::Untouched });
         }
         Err(error) => return Err(error.into()),
@@ -104,7 +109,7 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
     Ok(Verdict::Collected)
 }
 
-/// A push needs it since the candidate was seen.
+/// A push needs it since the candidate was seen, or wants the same rows.
 fn crossed(error: &db::Error) -> bool {
-    error.is_foreign_key_violation()
+    error.is_crossed()
 }

@@ -142,12 +142,16 @@ impl Check<'_> {
         for session in uploads::keys(db, &from, &before).await? {
             unknown.remove(&session.storage_key);
         }
+        // In the order in which keys move: one that moves meanwhile is seen where it was or where it is.
+        let blobs = blobs::by_key(db, &from, &before).await?;
+        for blob in &blobs {
+            unknown.remove(&blob.storage_key);
+        }
         for key in doomed_objects::keys(db, &from, &before).await? {
             unknown.remove(&key);
         }
-        for blob in blobs::by_key(db, &from, &before).await? {
+        for blob in blobs {
             self.summary.blobs += 1;
-            unknown.remove(&blob.storage_key);
             self.blob(blob).await?;
         }
         let mut unknown: Vec<Listed> = unknown.into_values().collect();
@@ -221,18 +225,16 @@ impl Check<'_> {
         let now = self.context.clock.now();
         let whole = Object { key: object.key.clone(), size_bytes: object.size_bytes, digest: digest.clone() };
         let mut tx = self.context.db.begin().await?;
-        let lost = blobs::stored(&mut tx, &digest).await?.filter(|blob| blob.missing_since.is_some());
-        if !blobs::insert(&mut tx, &digest, &whole, now).await? {
-            return Ok(false);
-        }
-        match lost {
-            Some(lost) => {
-                doomed_objects::insert(&mut tx, &lost.storage_key, now).await?;
-            }
+        if blobs::insert(&mut tx, &digest, &whole, now).await? {
             // No repository holds it yet: it has gc.min_age to be pushed again.
-            None => {
-                blobs::set_idle(&mut tx, &digest, now).await?;
+            blobs::set_idle(&mut tx, &digest, now).await?;
+        } else {
+            let lost = blobs::stored(&mut tx, &digest).await?.filter(|blob| blob.missing_since.is_some());
+            let Some(lost) = lost else { return Ok(false) };
+            if !blobs::heal(&mut tx, &lost, &whole).await? {
+                return Ok(false);
             }
+            doomed_objects::insert(&mut tx, &lost.storage_key, now).await?;
         }
         tx.commit().await?;
         self.summary.restored += 1;

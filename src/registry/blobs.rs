@@ -6,8 +6,9 @@ use std::time::Duration;
 use berth_auth::{Delete, Pull, Push};
 use berth_storage::{ByteStream, Digest, Key, StoreError};
 
-use super::{Permit, Registry, RegistryError};
+use super::{Permit, Registry, RegistryError, again};
 use crate::db::{blobs, manifests, repositories};
+use crate::oci::RepositoryName;
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
@@ -49,7 +50,9 @@ impl Registry {
             if blobs::renew(&mut tx, repository, digest, self.clock.now()).await? == 0 {
                 return Err(unknown());
             }
+            fail::fail_point!("blobs::before_renew", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("blobs::renewed", |_| std::process::abort());
         }
         Ok(Blob { digest: found.digest, size_bytes: found.size_bytes })
     }
@@ -75,7 +78,9 @@ impl Registry {
         let digest = &content.blob.digest;
         let mut tx = self.db.begin().await?;
         if blobs::mark_missing(&mut tx, digest, &content.key, self.clock.now()).await? > 0 {
+            fail::fail_point!("blobs::before_mark_missing", |_| std::process::abort());
             tx.commit().await?;
+            fail::fail_point!("blobs::marked_missing", |_| std::process::abort());
             tracing::error!(%digest, key = %content.key,
                 "the object of blob {digest} is lost or damaged; push an image that has it to restore it");
         }
@@ -84,20 +89,24 @@ impl Registry {
 
     /// Takes a blob out of a repository. Its bytes stay while another repository holds them.
     pub async fn delete_blob(&self, permit: &Permit<Delete>, digest: &Digest) -> Result<()> {
+        again(|| self.remove_blob(permit.resource(), digest)).await
+    }
+
+    async fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let mut tx = self.db.begin().await?;
-        match blobs::unlink(&mut tx, permit.resource(), digest).await {
+        // The blob before the hold on it, as the collector does: they must not wait for each other.
+        blobs::set_idle(&mut tx, digest, self.clock.now()).await?;
+        match blobs::unlink(&mut tx, repository, digest).await {
             Ok(0) => return Err(RegistryError::BlobUnknown(digest.clone())),
             Ok(_) => {}
             Err(error) if error.is_foreign_key_violation() => {
                 drop(tx);
-                let repository_id =
-                    repositories::find(&self.db, permit.resource()).await?.unwrap_or_default();
+                let repository_id = repositories::find(&self.db, repository).await?.unwrap_or_default();
                 let by = manifests::needing(&self.db, repository_id, digest).await?;
                 return Err(RegistryError::InUse { digest: digest.clone(), by });
             }
             Err(error) => return Err(error.into()),
         }
-        blobs::set_idle(&mut tx, digest, self.clock.now()).await?;
         fail::fail_point!("blobs::before_unlink", |_| std::process::abort());
         tx.commit().await?;
         fail::fail_point!("blobs::unlinked", |_| std::process::abort());

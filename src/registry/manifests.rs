@@ -6,7 +6,7 @@ use berth_auth::{Delete, Pull, Push};
 use berth_storage::{Algorithm, Digest};
 use bytes::Bytes;
 
-use super::{Missing, Permit, Registry, RegistryError};
+use super::{Missing, Permit, Registry, RegistryError, again};
 use crate::db::{self, blobs, manifests, referrers, repositories, tags};
 use crate::oci::manifest::{self, Manifest, ManifestError, Role};
 use crate::oci::{Reference, RepositoryName, Tag};
@@ -68,16 +68,8 @@ impl Registry {
             return Err(RegistryError::DigestMismatch { expected, actual: digest });
         }
         let parsed = parsed?;
-        let mut crossed = 0;
-        loop {
-            match self.write_manifest(permit.resource(), &digest, &parsed, &put.content, &tags).await {
-                // Something it names was collected or deleted since it was looked at: look again.
-                Err(RegistryError::Db(error)) if error.is_foreign_key_violation() && crossed < 5 => {
-                    crossed += 1;
-                }
-                outcome => break outcome?,
-            }
-        }
+        // Something it names may be collected or deleted after it was looked at: look again.
+        again(|| self.write_manifest(permit.resource(), &digest, &parsed, &put.content, &tags)).await?;
         Ok(Pushed { digest, tags, subject: parsed.subject })
     }
 
@@ -106,6 +98,9 @@ impl Registry {
                 referrers::insert(&mut tx, repository_id, subject, digest, artifact_type, &text).await?;
             }
         }
+        // In one order for all: two pushes of the same tags must not wait for each other.
+        let mut tags: Vec<&Tag> = tags.iter().collect();
+        tags.sort_unstable_by_key(|tag| tag.as_str());
         for tag in tags {
             tags::set(&mut tx, repository_id, tag, digest, now).await?;
         }
@@ -121,18 +116,25 @@ impl Registry {
         if tags::remove(&mut tx, permit.resource(), tag).await? == 0 {
             return Err(RegistryError::ManifestUnknown(tag.to_string()));
         }
+        fail::fail_point!("tags::before_delete", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("tags::deleted", |_| std::process::abort());
         Ok(())
     }
 
     /// Removes a manifest and the tags that point at it. One that an index lists stays.
     pub async fn delete_manifest(&self, permit: &Permit<Delete>, digest: &Digest) -> Result<()> {
+        again(|| self.remove_manifest(permit.resource(), digest)).await
+    }
+
+    async fn remove_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let unknown = || RegistryError::ManifestUnknown(digest.to_string());
         let mut tx = self.db.begin().await?;
-        let repository_id = repositories::find(&mut tx, permit.resource()).await?.ok_or_else(unknown)?;
+        let repository_id = repositories::find(&mut tx, repository).await?.ok_or_else(unknown)?;
         let id = manifests::id(&mut tx, repository_id, digest).await?.ok_or_else(unknown)?;
-        tags::remove_all_of(&mut tx, repository_id, digest).await?;
+        // Blobs, then tags, then the manifest: the order in which a push takes them.
         blobs::let_go(&mut tx, id, repository_id, self.clock.now()).await?;
+        tags::remove_all_of(&mut tx, repository_id, digest).await?;
         match manifests::remove(&mut tx, id).await {
             Ok(_) => {}
             Err(error) if error.is_foreign_key_violation() => {
@@ -189,7 +191,9 @@ async fn tie(
         }
         found.extend(present);
     }
-    let rest: Vec<&Digest> = named.into_iter().filter(|digest| !found.contains(*digest)).collect();
+    let mut rest: Vec<&Digest> = named.into_iter().filter(|digest| !found.contains(*digest)).collect();
+    // Rows are locked by digest, over the borders of lists too.
+    rest.sort_unstable();
     for list in rest.chunks(db::LIST) {
         let held = blobs::held(&mut *tx, repository_id, list).await?;
         if !held.is_empty() {

@@ -79,6 +79,23 @@ pub struct Registry {
     settings: Settings,
 }
 
+/// How often a transaction is run again.
+const CROSSED: usize = 5;
+
+/// Runs a transaction, and runs it again where another one was in its way.
+async fn again<T, F>(mut transaction: impl FnMut() -> F) -> Result<T, RegistryError>
+where
+    F: Future<Output = Result<T, RegistryError>>,
+{
+    let mut crossed = 0;
+    loop {
+        match transaction().await {
+            Err(RegistryError::Db(error)) if error.is_crossed() && crossed < CROSSED => crossed += 1,
+            outcome => break outcome,
+        }
+    }
+}
+
 impl Registry {
     /// Puts a registry together.
     pub fn new(db: Db, store: Store, clock: Clock, settings: Settings) -> Self {

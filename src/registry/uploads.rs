@@ -11,7 +11,7 @@ use berth_storage::{Algorithm, Digest, Key, Object, StoreError, Upload, WriteErr
 use tokio::time::Instant;
 
 use super::blobs::Blob;
-use super::{Permit, Registry, RegistryError, Source};
+use super::{Permit, Registry, RegistryError, Source, again};
 use crate::db::{self, blobs, doomed_objects, manifests, repositories, uploads};
 use crate::oci::RepositoryName;
 
@@ -21,8 +21,6 @@ type Result<T> = std::result::Result<T, RegistryError>;
 const LEASE: Duration = Duration::from_mins(1);
 /// How often a writer saves how far it came, and renews its lease.
 const CHECKPOINT: Duration = Duration::from_secs(10);
-/// How often a commit is tried again that another transaction crossed.
-const CROSSED: usize = 5;
 
 /// Where a session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,15 +95,7 @@ impl Registry {
         let (mut turn, upload) = self.claim(permit, id).await?;
         let object = turn.receive(upload, chunk).await?.close(expected).await?;
         fail::fail_point!("uploads::stored", |_| std::process::abort());
-        let mut crossed = 0;
-        loop {
-            match self.commit_blob(permit, &turn, &object, expected).await {
-                Err(RegistryError::Db(error)) if error.is_foreign_key_violation() && crossed < CROSSED => {
-                    crossed += 1;
-                }
-                outcome => break outcome,
-            }
-        }
+        again(|| self.commit_blob(permit, &turn, &object, expected)).await
     }
 
     /// Ends a session without a blob.
@@ -116,7 +106,9 @@ impl Registry {
         // A writer that has not noticed yet may still make the file; its lease says until when.
         doomed_objects::insert(&mut tx, &session.storage_key, session.writer_until.max(self.clock.now()))
             .await?;
+        fail::fail_point!("uploads::before_cancel", |_| std::process::abort());
         tx.commit().await?;
+        fail::fail_point!("uploads::cancelled", |_| std::process::abort());
         Ok(())
     }
 
@@ -133,15 +125,21 @@ impl Registry {
             MountFrom::Any(may_pull) => self.find_readable(digest, may_pull).await?,
         };
         let Some(found) = found else { return Ok(None) };
-        let mut tx = self.db.begin().await?;
-        match self.hold_blob(&mut tx, permit.resource(), digest).await {
-            Ok(()) => {}
+        match again(|| self.commit_mount(permit.resource(), digest)).await {
+            Ok(()) => Ok(Some(Blob { digest: found.digest, size_bytes: found.size_bytes })),
             // Collected since it was found.
-            Err(RegistryError::Db(error)) if error.is_foreign_key_violation() => return Ok(None),
-            Err(error) => return Err(error),
+            Err(RegistryError::Db(error)) if error.is_foreign_key_violation() => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    async fn commit_mount(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        self.hold_blob(&mut tx, repository, digest).await?;
+        fail::fail_point!("uploads::before_mount", |_| std::process::abort());
         tx.commit().await?;
-        Ok(Some(Blob { digest: found.digest, size_bytes: found.size_bytes }))
+        fail::fail_point!("uploads::mounted", |_| std::process::abort());
+        Ok(())
     }
 
     async fn find_readable(
@@ -184,15 +182,15 @@ impl Registry {
         if uploads::remove(&mut tx, &turn.id, &turn.writer).await? == 0 {
             return Err(RegistryError::UploadUnknown);
         }
-        let lost = blobs::stored(&mut tx, digest).await?.filter(|blob| blob.missing_since.is_some());
-        if blobs::insert(&mut tx, digest, object, now).await? {
-            if let Some(lost) = lost {
-                doomed_objects::insert(&mut tx, &lost.storage_key, now).await?;
-            }
-        } else {
-            // The row that stands may be another push's: both carry the same bytes, so keep theirs
-            // and doom ours. The other way round would break a pull that has already read their key.
-            doomed_objects::insert(&mut tx, &object.key, now).await?;
+        if !blobs::insert(&mut tx, digest, object, now).await? {
+            let lost = blobs::stored(&mut tx, digest).await?.filter(|blob| blob.missing_since.is_some());
+            let doomed = match &lost {
+                Some(lost) if blobs::heal(&mut tx, lost, object).await? => &lost.storage_key,
+                // The row that stands may be another push's: both carry the same bytes, so keep theirs
+                // and doom ours. The other way round would break a pull that has already read their key.
+                _ => &object.key,
+            };
+            doomed_objects::insert(&mut tx, doomed, now).await?;
         }
         self.hold_blob(&mut tx, permit.resource(), digest).await?;
         fail::fail_point!("uploads::before_commit", |_| std::process::abort());
@@ -215,6 +213,7 @@ impl Registry {
         };
         // A crash ends this writer too: that it was one need not survive.
         tx.commit_lightly().await?;
+        fail::fail_point!("uploads::claimed", |_| std::process::abort());
         let algorithm = session.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
         let upload =
             Upload::restore(session.storage_key, algorithm, session.offset_bytes, &session.hash_state)

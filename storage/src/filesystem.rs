@@ -140,15 +140,16 @@ impl Filesystem {
     pub(crate) async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
         let path = self.path(key);
         blocking("delete an object", move || {
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            let was_there = match fs::remove_file(&path) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(StoreError::io("delete an object")(error)),
-            }
+            };
             fail::fail_point!("storage::deleted", |_| std::process::abort());
-            // The row goes next. Were the name to come back after a power cut, nothing would know it.
+            // The row goes next. Were the name to come back after a power cut, nothing would know it; and
+            // one that is not there may have been removed just before a crash.
             sync_parent(&path)?;
-            Ok(true)
+            Ok(was_there)
         })
         .await
     }

@@ -1,0 +1,448 @@
+//! The index by itself: what a commit promises, and that both databases answer alike.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    future::Future,
+    pin::Pin,
+    str::FromStr,
+    task::{Context, Poll},
+};
+
+use berth::{
+    db::{self, Db, Location, blobs, doomed_objects, manifests, referrers, repositories, tags, uploads},
+    oci::{Reference, RepositoryName, Tag},
+};
+use berth_storage::{Algorithm, Digest, Key, Object};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::{
+    harness::{postgres::Postgres, run, tools::workbench},
+    wire::Dice,
+};
+
+async fn sqlite(folder: &TempDir) -> db::Result<Db> {
+    let db = Db::open(&Location::Sqlite(folder.path().join("berth.db"))).await?;
+    db.migrate().await?;
+    Ok(db)
+}
+
+fn key(number: u64) -> Key {
+    Key::try_from(format!("{number:032x}")).expect("a key is 32 digits")
+}
+
+fn digest(number: u64) -> Digest {
+    Digest::of(Algorithm::Sha256, &number.to_le_bytes())
+}
+
+async fn keys(db: &Db) -> BTreeSet<String> {
+    let keys = doomed_objects::due(db, i64::MAX, i64::MAX).await.expect("read");
+    keys.iter().map(ToString::to_string).collect()
+}
+
+/// Drops a future once it has been polled so often: a request that is cut where it happens to wait.
+struct Cut<F> {
+    inner: Pin<Box<F>>,
+    polls_left: u64,
+}
+
+impl<F: Future> Future for Cut<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.polls_left == 0 {
+            return Poll::Ready(None);
+        }
+        self.polls_left -= 1;
+        match self.inner.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            // The last look is at what waits; then it is cut without being woken.
+            Poll::Pending if self.polls_left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Committed,
+    /// Dropped after one row or two.
+    Dropped,
+    /// Ended by a constraint.
+    Refused,
+    /// Cut at any await, the commit's included.
+    Cut,
+}
+
+/// Writes the two rows of a transaction, and does not commit if it is not to.
+async fn write(db: &Db, number: u64, fate: Fate) -> db::Result<()> {
+    let mut tx = db.begin().await?;
+    doomed_objects::insert(&mut tx, &key(number * 2), 0).await?;
+    if fate == Fate::Dropped && number.is_multiple_of(2) {
+        return Ok(());
+    }
+    if fate == Fate::Refused {
+        blobs::link(&mut tx, 1, &digest(number), 0).await?;
+    }
+    doomed_objects::insert(&mut tx, &key(number * 2 + 1), 0).await?;
+    if fate == Fate::Dropped {
+        return Ok(());
+    }
+    tx.commit().await?;
+    if fate == Fate::Committed {
+        // Whoever is told that it stands can read it.
+        let found = doomed_objects::keys(db, key(number * 2).as_str(), key(number * 2 + 2).as_str()).await?;
+        assert_eq!(found.len(), 2, "transaction {number} was committed and cannot be read");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_transaction_on_sqlite_is_there_wholly_or_not_at_all() {
+    let folder = run::folder("database");
+    let db = sqlite(&folder).await.expect("open");
+    let mut dice = Dice::new(41);
+    let mut ended: BTreeMap<u64, (Fate, bool)> = BTreeMap::new();
+    for batch in 0..60 {
+        let mut everyone = JoinSet::new();
+        for number in batch * 32..(batch + 1) * 32 {
+            let fate = match dice.below(8) {
+                0 => Fate::Dropped,
+                1 => Fate::Refused,
+                2 | 3 => Fate::Cut,
+                _ => Fate::Committed,
+            };
+            let polls_left = if fate == Fate::Cut { dice.below(12) } else { u64::MAX };
+            let db = db.clone();
+            everyone.spawn(async move {
+                let inner = Box::pin(async move { write(&db, number, fate).await });
+                (number, fate, Cut { inner, polls_left }.await)
+            });
+        }
+        while let Some(one) = everyone.join_next().await {
+            let (number, fate, outcome) = one.expect("no transaction panics");
+            let told = match (fate, outcome) {
+                (Fate::Committed, Some(Ok(()))) => true,
+                (Fate::Committed, other) => panic!("transaction {number} was not committed: {other:?}"),
+                (Fate::Refused, Some(Err(error))) => {
+                    assert!(error.is_foreign_key_violation(), "{error}");
+                    false
+                }
+                (Fate::Refused, other) => panic!("transaction {number} was not refused: {other:?}"),
+                (Fate::Dropped, outcome) => {
+                    outcome.expect("it was not cut").expect("its statements are good");
+                    false
+                }
+                (Fate::Cut, Some(outcome)) => outcome.map(|()| true).expect("nothing else ends it"),
+                (Fate::Cut, None) => false,
+            };
+            ended.insert(number, (fate, told));
+        }
+    }
+    db.close().await;
+    drop(db);
+
+    let db = sqlite(&folder).await.expect("open again");
+    let there = keys(&db).await;
+    for (number, (fate, told)) in ended {
+        let halves = [number * 2, number * 2 + 1].map(|number| there.contains(key(number).as_str()));
+        match (fate, told) {
+            (_, true) => assert_eq!(halves, [true, true], "transaction {number}, {fate:?}, was acknowledged"),
+            (Fate::Cut, false) => assert_eq!(halves[0], halves[1], "transaction {number} is there by half"),
+            (_, false) => assert_eq!(halves, [false, false], "transaction {number}, {fate:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_cut_on_sqlite_holds_up_nobody() {
+    let folder = run::folder("database");
+    let db = sqlite(&folder).await.expect("open");
+    // At each await in turn, so that none is missed by chance.
+    for polls_left in 0..40 {
+        let inner = Box::pin(write(&db, 1_000 + polls_left, Fate::Cut));
+        let _ = Cut { inner, polls_left }.await;
+        write(&db, polls_left, Fate::Committed)
+            .await
+            .unwrap_or_else(|error| panic!("after {polls_left}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_file_has_one_process() {
+    let folder = run::folder("database");
+    let db = sqlite(&folder).await.expect("open");
+    let second = sqlite(&folder).await;
+    assert!(matches!(second, Err(db::Error::InUse { .. })), "{second:?}");
+    db.close().await;
+    drop(db);
+    sqlite(&folder).await.expect("open once the first is closed");
+}
+
+fn put<'a>(digest: &'a Digest, content: &'a [u8]) -> manifests::New<'a> {
+    manifests::New { digest, media_type: "text/plain", subject: None, content }
+}
+
+/// What a database answered, in order.
+#[derive(Default)]
+struct Answers(Vec<String>);
+
+impl Answers {
+    fn note<T: Debug>(&mut self, what: &str, outcome: db::Result<T>) {
+        self.0.push(match outcome {
+            Ok(answer) => format!("{what}: {answer:?}"),
+            Err(error) if error.is_foreign_key_violation() => format!("{what}: a foreign key refuses it"),
+            Err(error) => format!("{what}: {error}"),
+        });
+    }
+}
+
+#[tokio::test]
+async fn both_databases_give_the_same_answers() {
+    let _bench = workbench!("postgres");
+    let folder = run::folder("database");
+    let sqlite = sqlite(&folder).await.expect("open");
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let postgres = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    postgres.migrate().await.expect("migrate");
+
+    let [sqlite, postgres] = [answers(&sqlite).await, answers(&postgres).await];
+
+    for (sqlite, postgres) in sqlite.iter().zip(&postgres) {
+        assert_eq!(sqlite, postgres);
+    }
+    assert_eq!(sqlite.len(), postgres.len());
+}
+
+#[expect(clippy::too_many_lines, reason = "one life of an index, from its first repository on")]
+async fn answers(db: &Db) -> Vec<String> {
+    let mut answers = Answers::default();
+    let [one, two] = ["a/one", "a/two"].map(|name| RepositoryName::from_str(name).expect("a name"));
+    let mut tx = db.begin().await.expect("begin");
+    for name in ["b", "a-b", "a/one", "a", "a.b", "a_b", "a/two", "a0"] {
+        let name = RepositoryName::from_str(name).expect("a name");
+        repositories::ensure(&mut tx, &name, 1).await.expect("a repository is made");
+    }
+    answers.note("names", repositories::page(&mut tx, "", 10).await);
+    answers.note("names after", repositories::page(&mut tx, "a.b", 2).await);
+    let id = repositories::find(&mut tx, &one).await.expect("find").expect("it was made");
+    let again = repositories::ensure(&mut tx, &one, 2).await.expect("ensure");
+    assert_eq!(id, again);
+
+    let object = |number| Object { key: key(number), size_bytes: number, digest: digest(number) };
+    for number in 1..5 {
+        answers.note("blob", blobs::insert(&mut tx, &digest(number), &object(number), 10).await);
+    }
+    answers.note("same blob", blobs::insert(&mut tx, &digest(1), &object(11), 11).await);
+    answers.note("stored", blobs::stored(&mut tx, &digest(1)).await);
+    for number in 1..4 {
+        answers.note(
+            "link",
+            blobs::link(&mut tx, id, &digest(number), 20 + i64::try_from(number).unwrap()).await,
+        );
+    }
+    answers.note("same link", blobs::link(&mut tx, id, &digest(1), 30).await);
+    answers.note("found", blobs::find(&mut tx, &one, &digest(1)).await);
+    answers.note("elsewhere", blobs::find(&mut tx, &two, &digest(1)).await);
+    let some = [1, 2, 9].map(digest);
+    let some: Vec<&Digest> = some.iter().collect();
+    let held = blobs::held(&mut tx, id, &some).await.map(|held| held.into_iter().collect::<BTreeSet<_>>());
+    answers.note("held", held);
+    answers.note("renewed", blobs::renew(&mut tx, &one, &digest(1), 40).await);
+    answers.note("renewed elsewhere", blobs::renew(&mut tx, &two, &digest(1), 40).await);
+
+    let [image, index] = [digest(100), digest(101)];
+    let image_id =
+        manifests::insert(&mut tx, id, put(&image, b"image"), 50).await.expect("insert").expect("new");
+    answers.note("same manifest", manifests::insert(&mut tx, id, put(&image, b"image"), 51).await);
+    let index_id =
+        manifests::insert(&mut tx, id, put(&index, b"index"), 52).await.expect("insert").expect("new");
+    answers.note("needed", manifests::need_blobs(&mut tx, image_id, id, &some).await);
+    answers.note("on hold", blobs::hold(&mut tx, id, &some).await);
+    answers.note("children", manifests::need_manifests(&mut tx, index_id, id, &[&image]).await);
+    answers.note("missing", manifests::need_missing(&mut tx, index_id, id, &digest(4)).await);
+    answers.note("links", blobs::link(&mut tx, id, &digest(4), 60).await);
+    answers.note("arrived", manifests::blob_arrived(&mut tx, id, &digest(4)).await);
+    answers.note("no more missing", manifests::found_missing(&mut tx, id, &digest(4)).await);
+    for name in ["v1", "V1", "_x", "a-b", "a.b", "Z"] {
+        let tag = Tag::from_str(name).expect("a tag");
+        answers.note("tag", tags::set(&mut tx, id, &tag, &image, 70).await);
+    }
+    answers.note("moved tag", tags::set(&mut tx, id, &Tag::from_str("v1").unwrap(), &index, 71).await);
+    answers.note("tags", tags::page(&mut tx, id, "", 10).await);
+    answers.note("tags after", tags::page(&mut tx, id, "a", 2).await);
+    for number in [7, 5, 6] {
+        let kind = if number == 6 { "b" } else { "a" };
+        let digest = digest(number);
+        manifests::insert(&mut tx, id, put(&digest, b"referrer"), 80).await.expect("insert");
+        answers.note("refers", referrers::insert(&mut tx, id, &image, &digest, kind, "{}").await);
+        answers.note("refers again", referrers::insert(&mut tx, id, &image, &digest, kind, "{}").await);
+    }
+    tx.commit().await.expect("commit");
+
+    let tag = Reference::Tag(Tag::from_str("v1").unwrap());
+    answers.note("by tag", manifests::find(db, &one, &tag).await);
+    answers.note("head", manifests::head(db, &one, &Reference::Digest(image.clone())).await);
+    answers.note("head elsewhere", manifests::head(db, &two, &tag).await.map(|head| head.is_some()));
+    answers.note("referrers", referrers::entries(db, id, &image, "", 10).await);
+    answers.note("referrers of a type", referrers::entries_of_type(db, id, &image, "a", "", 1).await);
+    answers.note(
+        "idle links",
+        blobs::idle_links(db, 1_000, 10)
+            .await
+            .map(|links| format!("{links:?}").replace(&id.to_string(), "id")),
+    );
+    answers.note("holders", blobs::holders(db, &digest(1), "", 10).await);
+
+    // Each of these ends its transaction on PostgreSQL, so each has its own.
+    for (what, refused) in [("blob", 0), ("child", 1), ("link", 2), ("tag", 3), ("stored", 4)] {
+        let mut tx = db.begin().await.expect("begin");
+        blobs::set_idle(&mut tx, &digest(1), 1).await.expect("idle");
+        let blob = blobs::stored(&mut tx, &digest(1)).await.expect("read").expect("it is there");
+        answers.note(
+            what,
+            match refused {
+                0 => blobs::unlink(&mut tx, &one, &digest(1)).await,
+                1 => {
+                    tags::remove_all_of(&mut tx, id, &image).await.expect("remove");
+                    manifests::remove(&mut tx, image_id).await
+                }
+                2 => blobs::link(&mut tx, id, &digest(99), 1).await,
+                3 => tags::set(&mut tx, id, &Tag::from_str("v2").unwrap(), &digest(99), 1).await,
+                _ => blobs::collect_blob(&mut tx, &blob).await,
+            },
+        );
+    }
+    let mut tx = db.begin().await.expect("begin");
+    answers.note("let go", blobs::let_go(&mut tx, image_id, id, 90).await);
+    answers.note(
+        "still needed",
+        blobs::idle_links(&mut tx, 1_000, 10)
+            .await
+            .map(|links| links.iter().map(|link| link.needed).collect::<Vec<_>>()),
+    );
+    answers.note("tags of it", tags::remove_all_of(&mut tx, id, &index).await);
+    answers.note("index gone", manifests::remove(&mut tx, index_id).await);
+    answers.note("idle", blobs::set_idle(&mut tx, &digest(4), 95).await);
+    answers.note("idle blobs", blobs::idle_blobs(&mut tx, 100, 10).await);
+
+    let session = |id: &str, number| uploads::Session {
+        id: id.to_owned(),
+        storage_key: key(number),
+        algorithm: "sha256".to_owned(),
+        offset_bytes: 0,
+        hash_state: vec![1, 2, 3],
+        writer_until: 0,
+    };
+    for (number, session_id) in ["s1", "s2"].into_iter().enumerate() {
+        let session = session(session_id, 200 + number as u64);
+        answers.note("session", uploads::insert(&mut tx, &session, &one, 1, 100).await);
+    }
+    answers.note("claimed", uploads::claim(&mut tx, &one, "s1", "me", 150, 10).await);
+    answers.note("claimed by another", uploads::claim(&mut tx, &one, "s1", "you", 150, 20).await);
+    answers.note("claimed elsewhere", uploads::claim(&mut tx, &two, "s2", "you", 150, 20).await);
+    answers.note("saved", uploads::save(&mut tx, "s1", "me", (5, &[4]), 160, 100).await);
+    answers.note("saved by another", uploads::save(&mut tx, "s1", "you", (6, &[4]), 160, 100).await);
+    answers.note("expired", uploads::expire(&mut tx, 155, 10).await);
+    answers.note("expired later", uploads::expire(&mut tx, 161, 10).await);
+    answers.note("cancelled", uploads::cancel(&mut tx, &one, "s1").await);
+    for (number, not_before) in [(1, 30), (2, 10), (3, 20)] {
+        answers.note("doomed", doomed_objects::insert(&mut tx, &key(300 + number), not_before).await);
+    }
+    answers.note("doomed again", doomed_objects::insert(&mut tx, &key(301), 5).await);
+    answers.note("due", doomed_objects::due(&mut tx, 20, 10).await);
+    answers.note("postponed", doomed_objects::postpone(&mut tx, &key(302), 40).await);
+    answers.note("forgotten", doomed_objects::remove(&mut tx, &key(303)).await);
+    answers.note("due at last", doomed_objects::due(&mut tx, 100, 10).await);
+    tx.commit().await.expect("commit");
+    answers.0
+}
+
+/// PostgreSQL only: a session that a writer has just claimed does not expire under them.
+#[tokio::test]
+async fn a_session_that_is_claimed_while_it_expires_stays() {
+    let _bench = workbench!("postgres");
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let session = uploads::Session {
+        id: "s".to_owned(),
+        storage_key: key(1),
+        algorithm: "sha256".to_owned(),
+        offset_bytes: 0,
+        hash_state: Vec::new(),
+        writer_until: 0,
+    };
+    let mut tx = db.begin().await.expect("begin");
+    uploads::insert(&mut tx, &session, &repository, 0, 10).await.expect("insert");
+    tx.commit().await.expect("commit");
+
+    let mut writer = db.begin().await.expect("begin");
+    uploads::claim(&mut writer, &repository, "s", "me", 100, 20).await.expect("claim").expect("it is free");
+    let sweeping = async {
+        let mut tx = db.begin().await.expect("begin");
+        let expired = uploads::expire(&mut tx, 20, 10).await.expect("expire");
+        tx.commit().await.expect("commit");
+        expired
+    };
+    let claiming = async {
+        until_somebody_waits(&db).await;
+        writer.commit().await.expect("commit");
+    };
+    let (expired, ()) = tokio::join!(sweeping, claiming);
+
+    assert_eq!(expired.len(), 0, "the session was swept under its writer");
+    assert!(uploads::find(&db, &repository, "s").await.expect("find").is_some());
+}
+
+/// PostgreSQL only: a blob whose last repository lets go of it while the collector has a look stays a
+/// candidate.
+#[tokio::test]
+async fn a_blob_that_is_let_go_while_it_is_kept_stays_idle() {
+    let _bench = workbench!("postgres");
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let mut tx = db.begin().await.expect("begin");
+    let id = repositories::ensure(&mut tx, &repository, 0).await.expect("ensure");
+    let object = Object { key: key(1), size_bytes: 1, digest: digest(1) };
+    blobs::insert(&mut tx, &digest(1), &object, 0).await.expect("insert");
+    blobs::link(&mut tx, id, &digest(1), 0).await.expect("link");
+    blobs::set_idle(&mut tx, &digest(1), 5).await.expect("idle");
+    tx.commit().await.expect("commit");
+    let candidate = blobs::idle_blobs(&db, 10, 10).await.expect("read").remove(0);
+
+    let mut delete = db.begin().await.expect("begin");
+    blobs::set_idle(&mut delete, &digest(1), 20).await.expect("idle");
+    blobs::unlink(&mut delete, &repository, &digest(1)).await.expect("unlink");
+    let keeping = async {
+        let mut tx = db.begin().await.expect("begin");
+        blobs::keep_blob(&mut tx, &candidate).await.expect("keep");
+        tx.commit().await.expect("commit");
+    };
+    let deleting = async {
+        until_somebody_waits(&db).await;
+        delete.commit().await.expect("commit");
+    };
+    tokio::join!(keeping, deleting);
+
+    let idle = blobs::idle_blobs(&db, 100, 10).await.expect("read");
+    assert_eq!(idle.len(), 1, "nobody holds the blob, and nobody will ever collect it");
+}
+
+/// Waits until a transaction waits for a lock of another.
+async fn until_somebody_waits(db: &Db) {
+    let Db::Postgres(pool) = db else { return };
+    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+               WHERE NOT l.granted AND a.datname = current_database()";
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(sql).fetch_one(pool).await.expect("ask PostgreSQL") == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(crate::harness::process::PATIENCE, waiting).await.expect("somebody waits");
+}

@@ -1,0 +1,130 @@
+//! Requests that cross each other in the index: each is answered, and none with an error of ours.
+//!
+//! On PostgreSQL two transactions that lock the same rows in another order end in a deadlock, which
+//! the database breaks by failing one of them. A client must not hear of it.
+
+use bytes::Bytes;
+use reqwest::{Method, StatusCode};
+use tokio::task::JoinSet;
+
+use crate::{
+    behind::assert_invariants,
+    harness::{Database, Server, content::sha256, layout::MANIFEST, tools::workbench},
+    wire::{Failure, Image, Outcome, Way, Wire, blob},
+};
+
+/// One server on either database, with a collector that is always at work.
+async fn servers(min_age: &str) -> [Server; 2] {
+    let config = format!("[gc]\ninterval = \"20ms\"\nmin_age = \"{min_age}\"");
+    let start = |database| Server::builder().database(database).config(&config).start();
+    [start(Database::Sqlite).await, start(Database::Postgres).await]
+}
+
+/// An answer that is the client's own affair is none of the server's trouble.
+fn assert_not_ours<T>(outcome: Outcome<T>, server: &Server) {
+    match outcome {
+        Err(Failure::Refused { request, status, body }) if status.is_server_error() => {
+            panic!("{request}: {status} {body}\n{}", server.said())
+        }
+        Err(Failure::Gone(why)) => panic!("{why}"),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn tags_set_in_any_order_do_not_block_each_other() {
+    let _bench = workbench!("postgres");
+    for server in servers("1h").await {
+        let wire = Wire::to(&server);
+        let image = Image::new(1, []);
+        wire.upload("team/app", &image.blobs[0], Way::Single).await.expect("upload");
+        let mut tags: Vec<String> = (0..20).map(|number| format!("tag=t{number}")).collect();
+        let mut puts = JoinSet::new();
+        for round in 0..40 {
+            tags.rotate_left(7);
+            if round % 2 == 0 {
+                tags.reverse();
+            }
+            let path = format!("manifests/{}?{}", image.digest, tags.join("&"));
+            let put = wire.request(Method::PUT, "team/app", &path).header("Content-Type", MANIFEST);
+            puts.spawn(crate::wire::expect(put.body(image.manifest.clone()), StatusCode::CREATED));
+        }
+        while let Some(put) = puts.join_next().await {
+            assert_not_ours(put.expect("a put is answered"), &server);
+        }
+    }
+}
+
+#[tokio::test]
+async fn uploads_mounts_and_deletes_of_one_blob_do_not_block_each_other() {
+    let _bench = workbench!("postgres");
+    for server in servers("20ms").await {
+        let wire = Wire::to(&server);
+        let blobs: Vec<Bytes> = (0..2).map(|seed| blob(seed, 100)).collect();
+        let mut everyone = JoinSet::new();
+        for number in 0..32 {
+            let (wire, bytes) = (wire.clone(), blobs[number % 2].clone());
+            let repository = ["team/one", "team/two"][number / 2 % 2];
+            let from = ["team/two", "team/one"][number / 2 % 2];
+            everyone.spawn(async move {
+                let mut outcomes = Vec::new();
+                let digest = sha256(&bytes);
+                for _ in 0..25 {
+                    outcomes.push(match number / 4 % 4 {
+                        0 => wire.upload(repository, &bytes, Way::Single).await,
+                        1 => wire.mount(repository, &digest, from).await.map(drop),
+                        2 => wire.upload(repository, &bytes, Way::Containerd).await,
+                        _ => wire.delete(repository, &format!("blobs/{digest}")).await.map(drop),
+                    });
+                }
+                outcomes
+            });
+        }
+        while let Some(outcomes) = everyone.join_next().await {
+            outcomes
+                .expect("all are answered")
+                .into_iter()
+                .for_each(|outcome| assert_not_ours(outcome, &server));
+        }
+        assert_invariants(&server).await;
+        assert!(!server.said().contains("a round of jobs broke off"), "{}", server.said());
+    }
+}
+
+#[tokio::test]
+async fn manifests_that_share_layers_come_and_go_without_blocking_each_other() {
+    let _bench = workbench!("postgres");
+    for server in servers("1h").await {
+        let wire = Wire::to(&server);
+        let layers: Vec<Bytes> = (0..30).map(|seed| blob(seed, 64)).collect();
+        let holder = Image::new(0, layers.clone());
+        wire.push("team/app", "holder", &holder, Way::Single, None).await.expect("push");
+        let mut everyone = JoinSet::new();
+        for number in 1..17 {
+            let (wire, mut layers) = (wire.clone(), layers.clone());
+            layers.rotate_left(number);
+            if number % 2 == 0 {
+                layers.reverse();
+            }
+            let image = Image::new(number as u64, layers);
+            everyone.spawn(async move {
+                let mut outcomes = Vec::new();
+                for _ in 0..15 {
+                    outcomes.push(wire.upload("team/app", &image.blobs[0], Way::Single).await);
+                    let tag = format!("t{}", number % 3);
+                    outcomes.push(wire.put_manifest("team/app", &tag, &image).await);
+                    let path = format!("manifests/{}", image.digest);
+                    outcomes.push(wire.delete("team/app", &path).await.map(drop));
+                }
+                outcomes
+            });
+        }
+        while let Some(outcomes) = everyone.join_next().await {
+            outcomes
+                .expect("all are answered")
+                .into_iter()
+                .for_each(|outcome| assert_not_ours(outcome, &server));
+        }
+        assert!(!server.said().contains("a round of jobs broke off"), "{}", server.said());
+    }
+}
