@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use berth_storage::{Algorithm, Digest, Key, Listed, Object, Store, StoreError, Upload, WriteError, Writer, Written};
+use berth_storage::{
+    Algorithm, Digest, Key, Listed, Object, Store, StoreError, Upload, WriteError, Writer, Written,
+};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use proptest::prelude::*;
@@ -210,8 +212,15 @@ async fn a_session_whose_object_is_gone_is_refused(to: &Store) {
 async fn any_range_can_be_read(to: &Store) {
     let bytes = content(8, 1_000_000);
     let object = store(to, &bytes).await;
-    let ranges =
-        [0..0, 0..1, 999_999..1_000_000, 1_000_000..1_000_000, 262_143..262_145, 262_144..524_288, 5..999_995];
+    let ranges = [
+        0..0,
+        0..1,
+        999_999..1_000_000,
+        1_000_000..1_000_000,
+        262_143..262_145,
+        262_144..524_288,
+        5..999_995,
+    ];
     for range in ranges {
         let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
         assert!(read(to, &object, range.clone()).await == bytes[start..end], "{range:?}");

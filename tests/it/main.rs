@@ -2,5 +2,11 @@
 
 mod architecture;
 mod clients;
+mod config;
 mod conformance;
+mod fsck;
+mod gc;
 mod harness;
+mod limits;
+mod scenes;
+mod serve;
