@@ -177,6 +177,7 @@ impl Server {
         let Self { listener, app, config, context, tasks, .. } = self;
         let db = context.db.clone();
         let ending = CancellationToken::new();
+        let closing = CancellationToken::new();
         tasks.spawn(jobs::run(context, config.gc.interval.get(), ending.clone()));
         let graceful = GracefulShutdown::new();
         let door = Door {
@@ -184,6 +185,8 @@ impl Server {
             header_timeout: config.http.header_timeout.get(),
             idle_timeout: config.http.idle_timeout.get(),
             header_bytes: u32::try_from(config.limits.header_bytes.bytes()).unwrap_or(u32::MAX),
+            closing: closing.clone(),
+            ending: ending.clone(),
         };
         let slots = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
         {
@@ -199,6 +202,7 @@ impl Server {
             let _ = timeout(config.drain.delay.get(), accept).await;
         }
         drop(listener);
+        closing.cancel();
         if timeout(config.drain.timeout.get(), graceful.shutdown()).await.is_err() {
             tracing::warn!("transfers were still running after drain.timeout; they are cut");
         }
@@ -217,6 +221,10 @@ struct Door {
     header_timeout: Duration,
     idle_timeout: Duration,
     header_bytes: u32,
+    /// From now on nobody begins.
+    closing: CancellationToken,
+    /// From now on nobody goes on.
+    ending: CancellationToken,
 }
 
 async fn accept(
@@ -239,7 +247,8 @@ async fn accept(
         };
         let (door, watcher) = (door.clone(), graceful.watcher());
         tasks.spawn(async move {
-            door.serve(stream, watcher).await;
+            let ending = door.ending.clone();
+            ending.run_until_cancelled_owned(door.serve(stream, watcher)).await;
             drop(slot);
         });
     }
@@ -248,7 +257,8 @@ async fn accept(
 impl Door {
     /// Serves one connection, HTTP/1.1 or HTTP/2 as its first bytes say.
     async fn serve(self, stream: TcpStream, watcher: Watcher) {
-        let Ok(Some(speaks_http2)) = timeout(self.header_timeout, speaks_http2(&stream)).await else {
+        let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
+        let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
             return;
         };
         // Small answers go out at once.
@@ -292,12 +302,18 @@ impl Door {
 /// Looks at the first bytes without taking them: `PRI * HTTP/2.0` begins as no method of HTTP/1.1
 /// does. `None` if the connection ends first.
 async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    const SHORTEST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_millis(200);
     let mut first = [0; 2];
+    let mut pause = SHORTEST;
     loop {
         match stream.peek(&mut first).await {
             Ok(0) | Err(_) => return None,
-            // `P` alone may become POST, PUT, PATCH or PRI.
-            Ok(1) if first[0] == b'P' => sleep(Duration::from_millis(5)).await,
+            // `P` alone may become POST, PUT, PATCH or PRI. Many that stop there must cost nothing.
+            Ok(1) if first[0] == b'P' => {
+                sleep(pause).await;
+                pause = LONGEST.min(2 * pause);
+            }
             Ok(_) => return Some(first == *b"PR"),
         }
     }

@@ -27,8 +27,8 @@ pub(super) struct Fsck {
     #[arg(long)]
     repair: bool,
     /// Make an index of the blobs of a store whose database is lost: hashes the objects nothing
-    /// knows. Repositories, tags and manifests are not in the store and must be pushed again; a push
-    /// finds its layers already there
+    /// knows. Repositories, tags and manifests are not in the store and must be pushed again within
+    /// `gc.min_age`; a push of bytes that are there stores nothing twice
     #[arg(long)]
     rebuild: bool,
 }

@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Overrides};
+use crate::telemetry;
 
 /// A private OCI container registry.
 ///
@@ -28,15 +29,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the registry
+    // No comments here: they would take the place of what each command says of itself.
     Serve(serve::Serve),
-    /// Show or check the configuration
     Config(config::ConfigCommand),
-    /// Bring the database up to this version of berth
     Migrate(migrate::Migrate),
-    /// Collect now what nothing needs, instead of waiting for `berth serve` to do it
     Gc(gc::Gc),
-    /// Compare the index with the store, and mend what does not match
     Fsck(fsck::Fsck),
 }
 
@@ -69,7 +66,9 @@ impl Source {
         // A variable that is no UTF-8 is none of ours.
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Config::load(self.config.as_deref(), variables, overrides)?)
+        let config = Config::load(self.config.as_deref(), variables, overrides)?;
+        telemetry::check(&config.log.level).with_context(|| format!("log.level {:?}", config.log.level))?;
+        Ok(config)
     }
 }
 

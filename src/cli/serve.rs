@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,8 +29,7 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self) -> Result<ExitCode> {
         let config = self.source.load(self.listening)?;
-        telemetry::start(&config.log.level, config.log.format == LogFormat::Json)
-            .with_context(|| format!("log.level {:?}", config.log.level))?;
+        telemetry::start(&config.log.level, config.log.format == LogFormat::Json)?;
         raise_file_limit();
         let stop = signals()?;
         let server = Server::bind(config).await?;

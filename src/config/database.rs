@@ -36,6 +36,9 @@ impl Database {
         }
         let text =
             fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        if text.trim().is_empty() {
+            return Err(ConfigError::Invalid(format!("database.url_file: {} is empty", path.display())));
+        }
         self.url = Some(Secret::new(text.trim().to_owned()));
         Ok(())
     }

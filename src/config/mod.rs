@@ -88,13 +88,17 @@ pub enum ConfigError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The file is not what it should be; the message has line and column.
-    #[error("in {path}: {source}")]
+    /// The file is not what it should be. The line itself is not shown: it may hold a secret.
+    #[error("in {path}, line {line}, column {column}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What and where.
-        source: toml::de::Error,
+        /// The line, the first being 1.
+        line: usize,
+        /// The character in the line, the first being 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
     },
     /// A variable names no setting, or has a value it cannot have.
     #[error("environment variable {name}: {reason}")]
@@ -156,7 +160,19 @@ impl Config {
         path: &Path,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let in_file = |source| ConfigError::File { path: path.to_owned(), source };
+        let in_file = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+            ConfigError::File {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                reason: match before[line_start..].split_once('=') {
+                    Some((key, _)) => format!("{}: {}", key.trim(), error.message()),
+                    None => error.message().to_owned(),
+                },
+            }
+        };
         // Read on its own first: only then does an error know its line.
         let mut config: Self = toml::from_str(text).map_err(in_file)?;
         let mut table: toml::Table = toml::from_str(text).map_err(in_file)?;
@@ -165,8 +181,14 @@ impl Config {
             if NOT_SETTINGS.contains(&name.as_str()) {
                 continue;
             }
-            set(&mut table, setting, &value);
-            config = table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Variable {
+            let set = |value: toml::Value| {
+                let mut table = table.clone();
+                set(&mut table, setting, value);
+                Ok((table.clone().try_into()?, table))
+            };
+            // A text may look like a number: a folder called 2024.
+            let read = set(guess(&value)).or_else(|error| set(value.into()).map_err(|_| error));
+            (config, table) = read.map_err(|error: toml::de::Error| ConfigError::Variable {
                 name,
                 reason: error.message().to_owned(),
             })?;
@@ -183,16 +205,26 @@ impl Config {
                 self.http.listen
             )));
         }
-        if self.gc.interval.get().is_zero() {
-            return Err(ConfigError::Invalid("gc.interval must be longer than 0s".into()));
+        let spans = [
+            ("http.header_timeout", self.http.header_timeout),
+            ("http.idle_timeout", self.http.idle_timeout),
+            ("uploads.ttl", self.uploads.ttl),
+            ("gc.interval", self.gc.interval),
+        ];
+        if let Some((name, _)) = spans.into_iter().find(|(_, span)| span.get().is_zero()) {
+            return Err(ConfigError::Invalid(format!("{name} must be longer than nothing")));
         }
+        if self.database.max_connections == 0 {
+            return Err(ConfigError::Invalid("database.max_connections must be at least 1".into()));
+        }
+        self.database.location(&self.data)?;
         self.limits.check()?;
-        self.repositories.iter().try_for_each(|rule| rule.pattern().map(drop))
+        self.repositories.iter().try_for_each(RepositoryRule::check)
     }
 }
 
 /// Puts `GC__MIN_AGE` at `gc.min_age`.
-fn set(table: &mut toml::Table, setting: &str, value: &str) {
+fn set(table: &mut toml::Table, setting: &str, value: toml::Value) {
     let lower = setting.to_ascii_lowercase();
     let mut path: Vec<&str> = lower.split("__").collect();
     let key = path.pop().unwrap_or_default();
@@ -205,10 +237,14 @@ fn set(table: &mut toml::Table, setting: &str, value: &str) {
         let Some(section) = entry.as_table_mut() else { return };
         table = section;
     }
+    table.insert(key.to_owned(), value);
+}
+
+/// What a variable most likely means.
+fn guess(value: &str) -> toml::Value {
     let number = value.parse().map(toml::Value::Integer);
     let truth = value.parse().map(toml::Value::Boolean);
-    let value = number.or(truth).unwrap_or_else(|_| toml::Value::String(value.to_owned()));
-    table.insert(key.to_owned(), value);
+    number.or(truth).unwrap_or_else(|_| value.into())
 }
 
 #[cfg(test)]

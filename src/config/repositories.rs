@@ -22,6 +22,16 @@ pub struct RepositoryRule {
 }
 
 impl RepositoryRule {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.pattern()?;
+        match &self.warning {
+            Some(text) if text.chars().any(char::is_control) => Err(ConfigError::Invalid(format!(
+                "repositories.warning must be one line of text, not {text:?}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The pattern, ready to match.
     pub fn pattern(&self) -> Result<GlobMatcher, ConfigError> {
         let glob = GlobBuilder::new(&self.matches).literal_separator(true).build();

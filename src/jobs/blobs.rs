@@ -14,7 +14,8 @@ pub(super) async fn collect(
     progress: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<(), JobError> {
     // A quarter more than promised: a confirmation younger than that is not written down again.
-    let before = context.clock.before(context.collect_min_age + context.collect_min_age / 4);
+    let idle_for = context.collect_min_age.saturating_add(context.collect_min_age / 4);
+    let before = context.clock.before(idle_for);
     loop {
         let links = blobs::idle_links(&context.db, before, BATCH).await?;
         let mut changed = 0;

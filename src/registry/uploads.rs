@@ -266,7 +266,17 @@ impl<'a> Turn<'a> {
             }
             Err(error) => {
                 let kept = writer.upload().clone();
-                return Err(self.give_up(&kept, error).await);
+                drop(writer);
+                if !is_full(&error) {
+                    return Err(self.give_up(&kept, error).await);
+                }
+                if self.save(&kept, 0).await.is_err() {
+                    // The row needs the room that this request's bytes took: opening cuts them off.
+                    let cut = self.registry.store.writer(begun.clone()).await.map(drop);
+                    tracing::debug!(upload = %self.id, ?cut, "cut an upload back to where its request began");
+                    return Err(self.give_up(&begun, error).await);
+                }
+                return Err(error);
             }
         }
         let found = writer.upload().offset() - offset;
@@ -387,5 +397,14 @@ impl Received<'_, '_> {
             Ok(actual) => Err(turn.give_up(&upload, mismatch(actual)).await),
             Err(error) => Err(turn.give_up(&upload, error.into()).await),
         }
+    }
+}
+
+/// Whether the disk under the store or the index has no room left.
+fn is_full(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Store(error) => matches!(error, StoreError::Full(_)),
+        RegistryError::Db(error) => error.is_full(),
+        _ => false,
     }
 }

@@ -3,10 +3,16 @@
 mod architecture;
 mod behind;
 mod clients;
+mod config;
 mod conformance;
 mod crash;
 mod database;
+mod fsck;
+mod gc;
 mod harness;
+mod limits;
 mod races;
+mod scenes;
+mod serve;
 mod soak;
 mod wire;

@@ -1,0 +1,192 @@
+//! What only a store in a folder can meet: a disk that is full, a folder that is not ours.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use berth_storage::{Algorithm, Digest, Key, Store, StoreError, Upload, WriteError};
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
+use tokio::time::Instant;
+
+const MEMORY: u64 = 16 * 1024 * 1024;
+
+/// A file system of a test's own. It is unmounted when this value is dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// None, after saying so, for who is not root. In CI that is a failure.
+    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI these tests run as root");
+            // Not eprintln, whose text the test runner keeps to itself when a test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED a test of a mounted disk: root is missing");
+            return None;
+        }
+        mount(&["-t", "tmpfs", "-o", options, "tmpfs"], at);
+        Some(Self(at.to_owned()))
+    }
+
+    fn make_read_only(&self) {
+        mount(&["-o", "remount,ro"], &self.0);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str], at: &Path) {
+    let status = Command::new("mount").args(arguments).arg(at).status().unwrap();
+    assert!(status.success(), "mount {arguments:?} {}", at.display());
+}
+
+fn body(bytes: &Bytes) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Unpin + use<> {
+    stream::iter([Ok(bytes.clone())])
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_mins(2)
+}
+
+async fn refusal(root: &Path) -> StoreError {
+    Store::open_filesystem(root, MEMORY).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mount::tmpfs(folder.path(), "size=2m") else { return };
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    let filler = folder.path().join("00").join("filler");
+    fs::write(&filler, vec![0; 1_200_000]).unwrap();
+    let bytes = Bytes::from(vec![7; 1_500_000]);
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    writer.write_from(&mut body(&bytes.slice(..300_000)), later()).await.unwrap();
+
+    let full = writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap_err();
+
+    assert!(matches!(full, WriteError::Store(StoreError::Full(_))), "{full:?}");
+    let kept = writer.suspend().await.unwrap();
+    assert_eq!(kept.offset(), 300_000, "it stands where it stood");
+    assert_eq!(kept.digest(), Digest::of(Algorithm::Sha256, &bytes[..300_000]));
+    assert_eq!(store.size(kept.key()).await.unwrap(), Some(300_000), "nothing of the rest takes room");
+
+    fs::remove_file(&filler).unwrap();
+    let mut writer = store.writer(kept).await.unwrap();
+    writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap();
+    let object = writer.finish().await.unwrap();
+    assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
+    let read = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
+    assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_full_disk_has_no_room_for_a_new_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mount::tmpfs(folder.path(), "size=1m,nr_inodes=100") else { return };
+    let refused = refusal(folder.path()).await;
+    assert!(matches!(refused, StoreError::NotWritable { .. } | StoreError::Full(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mount::tmpfs(folder.path(), "ro,size=1m") else { return };
+
+    let refused = refusal(folder.path()).await;
+
+    assert!(matches!(refused, StoreError::NotWritable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&folder.path().display().to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_store_that_can_no_longer_be_written_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::tmpfs(folder.path(), "size=1m") else { return };
+    drop(Store::open_filesystem(folder.path(), MEMORY).await.unwrap());
+    mount.make_read_only();
+
+    let refused = refusal(folder.path()).await;
+
+    assert!(matches!(refused, StoreError::NotWritable { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_folder_with_something_else_in_it_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("holiday.jpg"), b"sea").unwrap();
+
+    let refused = refusal(folder.path()).await;
+
+    assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_path_that_is_a_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"bytes").unwrap();
+    let refused = refusal(&file).await;
+    assert!(matches!(refused, StoreError::NotWritable { .. }), "{refused:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"bytes");
+}
+
+#[tokio::test]
+async fn a_store_of_another_version_is_refused_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open_filesystem(folder.path(), MEMORY).await.unwrap());
+    let marker = folder.path().join("berth-store.json");
+    fs::write(&marker, r#"{"format":2,"id":"x","shards":65536}"#).unwrap();
+
+    let refused = refusal(folder.path()).await;
+
+    assert!(matches!(refused, StoreError::Format { found: 2, supported: 1, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_marker_is_refused_by_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open_filesystem(folder.path(), MEMORY).await.unwrap());
+    let marker = folder.path().join("berth-store.json");
+    for damaged in ["", "{", "[]", r#"{"format":"1"}"#, r#"{"format":1}"#] {
+        fs::write(&marker, damaged).unwrap();
+        let refused = refusal(folder.path()).await;
+        assert!(matches!(refused, StoreError::Marker { .. }), "{damaged:?}: {refused:?}");
+        assert!(refused.to_string().contains("berth-store.json"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_keeps_its_name_and_its_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    writer.write_from(&mut body(&Bytes::from_static(b"hello")), later()).await.unwrap();
+    let object = writer.finish().await.unwrap();
+
+    let again = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+
+    assert_eq!(again.id(), store.id());
+    assert_eq!(again.size(&object.key).await.unwrap(), Some(5));
+    let other = tempfile::tempdir().unwrap();
+    assert_ne!(Store::open_filesystem(other.path(), MEMORY).await.unwrap().id(), store.id());
+}
+
+#[tokio::test]
+async fn a_store_whose_making_was_cut_short_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["00", "01", "lost+found"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("berth-store.json.new"), "{\"for").unwrap();
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    assert_eq!(store.list(0xff).await.unwrap(), []);
+}
