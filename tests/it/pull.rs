@@ -1,7 +1,5 @@
 //! Pulling: HEAD as GET, ranges, conditions, and bytes that come out as they went in.
 
-use serde_json::json;
-
 use crate::{
     harness::{
         Database, Server,
@@ -315,9 +313,11 @@ async fn a_rule_gives_its_repositories_a_warning() {
             let new = berth.ask("GET", &format!("/v2/new/app/{path}")).await;
             assert!(!new.is(200).headers.contains_key("warning"));
         }
-        let body = json!(null).to_string();
-        let begun = berth.send("POST", "/v2/old/app/blobs/uploads/", &[], body).await;
+        let begun = berth.ask("POST", "/v2/old/app/blobs/uploads/").await;
         assert_eq!(begun.is(202).all("warning"), [warning]);
+        // Whoever does not find it needs it most.
+        let gone = berth.ask("GET", "/v2/old/app/manifests/gone").await;
+        assert_eq!(gone.is_refused(404, "MANIFEST_UNKNOWN").all("warning"), [warning]);
     })
     .await;
 }
