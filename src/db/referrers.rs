@@ -88,7 +88,7 @@ pub async fn descriptors(
     let sql = |list: &str| {
         format!(
             "SELECT digest, descriptor FROM referrers
-             WHERE repository_id = $1 AND subject = $2 AND digest IN ({list}) ORDER BY digest"
+             WHERE repository_id = $1 AND subject = $2 AND digest IN ({list})"
         )
     };
     query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id, subject.as_str()], digests)

@@ -13,7 +13,7 @@ use super::{Call, json};
 pub(super) async fn list(call: &Call) -> Result<Response, HttpError> {
     let permit = call.access.list()?;
     let limit = call.query.page(call.app.settings().page)?;
-    let last = call.query.get("last").unwrap_or_default();
+    let last = call.query.last();
     let page = call.app.registry().repositories(&permit, last, limit).await?;
     let mut response = json("application/json", json!({ "repositories": page.names }).to_string());
     if let (true, Some(last)) = (page.more, page.names.last()) {

@@ -110,8 +110,10 @@ pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Refe
     // Tells the client that it need not keep a fallback tag.
     headers.extend(pushed.subject.map(|subject| (SUBJECT, ascii(subject.as_str()))));
     if matches!(reference, Reference::Digest(_)) {
-        for tag in &pushed.tags {
-            headers.append(TAG, ascii(tag.as_str()));
+        // One list, for a header each would be more headers than many clients read.
+        let tags: Vec<&str> = pushed.tags.iter().map(Tag::as_str).collect();
+        if !tags.is_empty() {
+            headers.insert(TAG, ascii(&tags.join(", ")));
         }
     }
     Ok(response)

@@ -153,20 +153,17 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
     let (head, body) = request.into_parts();
     let body = RequestBody::new(body, app.settings().idle_timeout);
     let expects = head.headers.contains_key(header::EXPECT);
-    let outcome = match checked(&app, &head) {
+    let (warning, outcome) = match checked(&app, &head) {
         Ok((resource, query)) => {
             let warning = warning(&app, &resource);
             let access = Access::of(&app.0.policy);
             let (method, headers) = (head.method, head.headers);
             let call = Call { app, access, method, headers, query, body: body.clone() };
-            dispatch(call, resource).await.map(|mut response| {
-                response.headers_mut().extend(warning.map(|text| (header::WARNING, text)));
-                response
-            })
+            (warning, dispatch(call, resource).await)
         }
-        Err(error) => Err(error),
+        Err(error) => (None, Err(error)),
     };
-    match outcome {
+    let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
             // A proxy, or a client that writes before it reads, takes a connection that closes under
@@ -176,7 +173,9 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
             }
             error.into_response(id)
         }
-    }
+    };
+    response.headers_mut().extend(warning.map(|text| (header::WARNING, text)));
+    response
 }
 
 fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), HttpError> {

@@ -19,6 +19,14 @@ impl Query {
         self.0.iter().filter(move |(each, _)| each == name).map(|(_, value)| value.as_str())
     }
 
+    /// `last`: the name a page begins after; empty for the first page.
+    ///
+    /// PostgreSQL has no text with a NUL in it. No name has one either, so names sort about what
+    /// stands before it as they do about the whole.
+    pub(super) fn last(&self) -> &str {
+        self.get("last").and_then(|last| last.split('\0').next()).unwrap_or_default()
+    }
+
     /// `n`: how many names a page has. Any whole number is taken, up to the limit.
     pub(super) fn page(&self, limit: usize) -> Result<usize, HttpError> {
         let Some(text) = self.get("n") else { return Ok(limit) };

@@ -32,7 +32,7 @@ pub(super) async fn list(
     if artifact_types.len() > TYPES {
         return Err(HttpError::UriTooLong { limit: call.app.settings().header_bytes / 2 });
     }
-    let last = call.query.get("last").unwrap_or_default().to_owned();
+    let last = call.query.last().to_owned();
     let query = ReferrersQuery { subject: digest, artifact_types, last };
     let page = call.app.registry().referrers(&permit, &query).await?;
     let manifests = page.descriptors.join(",");

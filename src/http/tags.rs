@@ -15,7 +15,7 @@ use crate::oci::RepositoryName;
 pub(super) async fn list(call: &Call, repository: RepositoryName) -> Result<Response, HttpError> {
     let permit = call.access.permit::<Pull>(repository)?;
     let limit = call.query.page(call.app.settings().page)?;
-    let last = call.query.get("last").unwrap_or_default();
+    let last = call.query.last();
     let page = call.app.registry().tags(&permit, last, limit).await?;
     let name = permit.resource().as_str();
     let mut response = json("application/json", json!({ "name": name, "tags": page.names }).to_string());

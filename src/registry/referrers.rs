@@ -82,7 +82,8 @@ impl Registry {
         if query.artifact_types.is_empty() {
             entries = referrers::entries(&self.db, repository_id, subject, last, ROWS + 1).await?;
         }
-        for artifact_type in &query.artifact_types {
+        // No manifest has a type with a NUL in it, and PostgreSQL no text.
+        for artifact_type in query.artifact_types.iter().filter(|kind| !kind.contains('\0')) {
             entries.extend(
                 referrers::entries_of_type(&self.db, repository_id, subject, artifact_type, last, ROWS + 1)
                     .await?,

@@ -1,18 +1,9 @@
 //! Black-box tests: the real binary, the real clients, the real databases.
 
 mod architecture;
-mod behind;
 mod clients;
-mod config;
 mod conformance;
-mod crash;
-mod database;
-mod fsck;
-mod gc;
+mod faults;
 mod harness;
-mod limits;
-mod races;
-mod scenes;
-mod serve;
-mod soak;
-mod wire;
+mod operation;
+mod protocol;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     harness::{Repository, Server, content, http, layout::MANIFEST, tools::workbench},
-    scenes::{Disk, Image, Wire, begin, error_body, eventually, head},
+    operation::scenes::{Disk, Image, Wire, begin, error_body, eventually, head},
 };
 
 const MIB: u64 = 1024 * 1024;

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use tokio::{sync::RwLock, task::JoinSet, time};
 
 use crate::{
-    behind::{Index, assert_clean, assert_invariants},
+    faults::behind::{Index, assert_clean, assert_invariants},
+    faults::wire::{Dice, Failure, Image, Outcome, Wire, blob},
     harness::{Database, Server, content::sha256, process::PATIENCE, tools::workbench},
-    wire::{Dice, Failure, Image, Outcome, Wire, blob},
 };
 
 /// `gc.min_age` of the soak: shorter than the soak, longer than any push in it.
@@ -233,13 +233,17 @@ async fn push_again(database: Database) {
             let repository = format!("again/{number}");
             let mut rounds = 0;
             while rounds < ROUNDS {
-                match wire.push(&repository, "latest", &image, crate::wire::Way::Containerd, None).await {
+                match wire
+                    .push(&repository, "latest", &image, crate::faults::wire::Way::Containerd, None)
+                    .await
+                {
                     Ok(_) => {}
                     // The machine was too slow for a promise of one second: that proves nothing.
                     Err(Failure::Refused { ref body, .. }) if body.contains("MANIFEST_BLOB_UNKNOWN") => {
                         let again = Instant::now();
-                        let second =
-                            wire.push(&repository, "latest", &image, crate::wire::Way::Single, None).await;
+                        let second = wire
+                            .push(&repository, "latest", &image, crate::faults::wire::Way::Single, None)
+                            .await;
                         assert!(second.is_ok() || again.elapsed() > min_age, "{repository}: {second:?}");
                         continue;
                     }

@@ -17,17 +17,17 @@ use reqwest::StatusCode;
 use tokio::task::JoinSet;
 
 use crate::{
-    behind::{
+    faults::behind::{
         self, Index, Place, assert_clean, assert_invariants, assert_invariants_but_for,
         assert_only_these_are_left,
     },
+    faults::wire::{Dice, Failure, Image, Outcome, Way, Wire, blob},
     harness::{
         Database, Server,
         content::sha256,
         process::{PATIENCE, Process},
         tools::workbench,
     },
-    wire::{Dice, Failure, Image, Outcome, Way, Wire, blob},
 };
 
 /// Something in whose middle the server dies.
@@ -398,7 +398,7 @@ async fn perform(wire: &Wire, act: Act, props: &Props) -> Outcome<()> {
             let path = location.split_once("blobs/").map(|(_, path)| path).expect("a session's path");
             let path = format!("blobs/{path}?digest={}", sha256(&props.new));
             let put = wire.request(reqwest::Method::PUT, EMPTY, &path);
-            crate::wire::expect(put, StatusCode::CREATED).await.map(drop)
+            crate::faults::wire::expect(put, StatusCode::CREATED).await.map(drop)
         }
         Cancel => wire.cancel(&props.session).await,
         Mount => {

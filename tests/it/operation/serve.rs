@@ -14,7 +14,7 @@ use crate::{
         server::berth,
         tools::workbench,
     },
-    scenes::{Forwarder, Image, Wire, begin, error_body, eventually, head, objects, run, run_on},
+    operation::scenes::{Forwarder, Image, Wire, begin, error_body, eventually, head, objects, run, run_on},
 };
 
 async fn status(url: String) -> u16 {

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::{
+    faults::wire::Dice,
     harness::{postgres::Postgres, run, tools::workbench},
-    wire::Dice,
 };
 
 async fn sqlite(folder: &TempDir) -> db::Result<Db> {

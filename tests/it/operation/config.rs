@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     harness::{run::folder, server::berth},
-    scenes::{Ended, run},
+    operation::scenes::{Ended, run},
 };
 
 /// Runs `berth` in a folder of its own, with a file there and variables.

@@ -8,9 +8,9 @@ use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
 
 use crate::{
-    behind::assert_invariants,
+    faults::behind::assert_invariants,
+    faults::wire::{Failure, Image, Outcome, Way, Wire, blob},
     harness::{Database, Server, content::sha256, layout::MANIFEST, tools::workbench},
-    wire::{Failure, Image, Outcome, Way, Wire, blob},
 };
 
 /// One server on either database, with a collector that is always at work.
@@ -47,7 +47,7 @@ async fn tags_set_in_any_order_do_not_block_each_other() {
             }
             let path = format!("manifests/{}?{}", image.digest, tags.join("&"));
             let put = wire.request(Method::PUT, "team/app", &path).header("Content-Type", MANIFEST);
-            puts.spawn(crate::wire::expect(put.body(image.manifest.clone()), StatusCode::CREATED));
+            puts.spawn(crate::faults::wire::expect(put.body(image.manifest.clone()), StatusCode::CREATED));
         }
         while let Some(put) = puts.join_next().await {
             assert_not_ours(put.expect("a put is answered"), &server);

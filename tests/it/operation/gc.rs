@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::{
     harness::{Database, Repository, Server, content, http},
-    scenes::{Image, begin, eventually, head, objects, on_each_database, run_on},
+    operation::scenes::{Image, begin, eventually, head, objects, on_each_database, run_on},
 };
 
 on_each_database!(

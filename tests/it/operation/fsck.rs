@@ -4,7 +4,9 @@ use std::{fs, io::Write as _, os::unix::fs::FileExt as _};
 
 use crate::{
     harness::{Database, Server, content, http, postgres::Postgres},
-    scenes::{Ended, Image, begin, error_body, head, object_of, objects, on_each_database, run_on},
+    operation::scenes::{
+        Ended, Image, begin, error_body, head, object_of, objects, on_each_database, run_on,
+    },
 };
 
 on_each_database!(

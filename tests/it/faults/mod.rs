@@ -1,0 +1,8 @@
+//! Crashes, races and long runs: what was acknowledged holds, whatever breaks when.
+
+mod behind;
+mod crash;
+mod database;
+mod races;
+mod soak;
+mod wire;

@@ -1,0 +1,13 @@
+//! The protocol, request by request: what clients of good will send, and what others do.
+
+mod bad_bodies;
+mod bad_input;
+mod listings;
+mod plans;
+mod pull;
+mod push;
+mod push_manifests;
+mod referrers;
+mod resume;
+mod sessions;
+mod wire;
