@@ -115,7 +115,8 @@ impl Error {
     /// what was removed meanwhile, or the two waited for each other and PostgreSQL ended this one.
     pub fn is_crossed(&self) -> bool {
         // deadlock_detected and serialization_failure.
-        let code = self.sql().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
+        let code =
+            self.sql().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
         self.is_foreign_key_violation() || matches!(code.as_deref(), Some("40P01" | "40001"))
     }
 
