@@ -61,12 +61,18 @@ impl Fsck {
             summary.restored
         );
         if summary.problems > summary.mended {
-            println!("run `berth fsck --repair` to mend what can be mended");
+            println!(
+                "{}",
+                if self.repair { LOST } else { "run `berth fsck --repair` to mend what can be mended" }
+            );
             return Ok(ExitCode::FAILURE);
         }
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// What no repair brings back.
+const LOST: &str = "what was not mended is lost: push it again, or put its objects back";
 
 fn line(finding: &Finding) -> String {
     match finding {

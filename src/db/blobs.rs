@@ -162,7 +162,7 @@ async fn lock_idle(tx: &mut Tx, repository_id: i64, digests: &[&Digest]) -> Resu
     for digest in digests {
         query = query.bind(digest.as_str());
     }
-    query.execute(&mut **tx).await?;
+    query.execute(tx.connection()).await?;
     Ok(())
 }
 
@@ -172,7 +172,7 @@ async fn lock_needed(tx: &mut Tx, manifest_id: i64, repository_id: i64) -> Resul
                WHERE repository_id = $2 AND digest IN
                    (SELECT digest FROM manifest_blobs WHERE manifest_id = $1)
                ORDER BY digest FOR NO KEY UPDATE";
-    sqlx::query(sql).bind(manifest_id).bind(repository_id).execute(&mut **tx).await?;
+    sqlx::query(sql).bind(manifest_id).bind(repository_id).execute(tx.connection()).await?;
     Ok(())
 }
 

@@ -3,9 +3,11 @@
 //! A query is written once, in the SQL both read, and [`query!`] expands it for each driver. Reads
 //! take any [`Handle`]; writes take a [`Tx`]. Times are unix milliseconds, sizes bytes.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sqlx::pool::PoolConnection;
 use sqlx::{PgExecutor, PgPool, Postgres, SqliteExecutor, SqlitePool, Transaction};
 
 pub mod blobs;
@@ -62,7 +64,29 @@ pub enum Db {
 }
 
 /// A transaction: what is written through it lands together or not at all.
-pub struct Tx(Driver<sqlite::WriterTurn, Transaction<'static, Postgres>>);
+pub struct Tx(Driver<sqlite::WriterTurn, PostgresTx>);
+
+/// A transaction of PostgreSQL, or a connection whose one statement is a transaction by itself.
+enum PostgresTx {
+    Many(Transaction<'static, Postgres>),
+    One(PoolConnection<Postgres>),
+}
+
+impl PostgresTx {
+    fn connection(&mut self) -> &mut sqlx::PgConnection {
+        match self {
+            Self::Many(tx) => tx,
+            Self::One(connection) => connection,
+        }
+    }
+
+    async fn commit(self) -> Result<()> {
+        match self {
+            Self::Many(tx) => Ok(tx.commit().await?),
+            Self::One(_) => Ok(()),
+        }
+    }
+}
 
 /// What a query came to.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -73,9 +97,10 @@ pub enum Error {
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// The commit that many transactions shared failed.
-    #[error("the shared commit failed: {0}")]
-    Commit(Arc<sqlx::Error>),
+    /// The disk did not keep what had been committed. Nothing is written any more: what is durable is
+    /// what the next start finds.
+    #[error("the disk did not keep the index: {0}; check the disk and start berth again")]
+    Unsynced(Arc<io::Error>),
     /// A migration failed; the database is as it was before it.
     #[error("migrating the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -91,7 +116,7 @@ pub enum Error {
         /// The database file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -99,7 +124,6 @@ impl Error {
     fn sql(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Sql(error) => Some(error),
-            Self::Commit(error) => Some(error),
             _ => None,
         }
     }
@@ -124,6 +148,9 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
         let class = |code: &str| ["08", "53", "57"].iter().any(|class| code.starts_with(class));
+        if matches!(self, Self::Unsynced(_)) {
+            return true;
+        }
         match self.sql() {
             Some(
                 sqlx::Error::Io(_)
@@ -251,7 +278,7 @@ impl Handle for &mut Tx {
     fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>> {
         match &mut self.0 {
             Driver::Sqlite(turn) => Driver::Sqlite(turn.connection()),
-            Driver::Postgres(tx) => Driver::Postgres(&mut **tx),
+            Driver::Postgres(tx) => Driver::Postgres(tx.connection()),
         }
     }
 }
@@ -276,8 +303,17 @@ impl Db {
     /// Begins a transaction.
     pub async fn begin(&self) -> Result<Tx> {
         Ok(Tx(match self {
-            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.turn().await?),
-            Self::Postgres(pool) => Driver::Postgres(pool.begin().await?),
+            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
+            Self::Postgres(pool) => Driver::Postgres(PostgresTx::Many(pool.begin().await?)),
+        }))
+    }
+
+    /// A transaction of a single statement. It saves the two that begin and end one, and lands when the
+    /// statement has run, whatever becomes of the rest.
+    pub async fn begin_one(&self) -> Result<Tx> {
+        Ok(Tx(match self {
+            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.statement().await?),
+            Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(pool.acquire().await?)),
         }))
     }
 
@@ -285,7 +321,10 @@ impl Db {
     pub async fn ping(&self) -> Result<()> {
         let mut on = self;
         let (_,): (i32,) = query!(on, fetch_one sqlx::query_as("SELECT 1"))?;
-        Ok(())
+        match self {
+            Self::Sqlite { writer, .. } => writer.works(),
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
     /// Whether this process is the only one that can be using the database.
@@ -306,12 +345,12 @@ impl Db {
 }
 
 impl Tx {
-    /// Returns when every later transaction will see what was written, which a crash may still undo.
-    /// For what a crash undoes anyway: who writes to an upload session.
+    /// Returns when everyone sees what was written, and the end of the process cannot undo it. A power
+    /// cut may: this is for the bookkeeping of uploads, which nobody was promised.
     pub async fn commit_lightly(self) -> Result<()> {
         match self.0 {
-            Driver::Sqlite(turn) => turn.release().await,
-            Driver::Postgres(tx) => Ok(tx.commit().await?),
+            Driver::Sqlite(turn) => turn.commit_lightly().await,
+            Driver::Postgres(tx) => tx.commit().await,
         }
     }
 
@@ -319,7 +358,7 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         match self.0 {
             Driver::Sqlite(turn) => turn.commit().await,
-            Driver::Postgres(tx) => Ok(tx.commit().await?),
+            Driver::Postgres(tx) => tx.commit().await,
         }
     }
 }

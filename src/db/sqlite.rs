@@ -1,20 +1,20 @@
 //! SQLite: readers beside one writer, and one sync for many commits.
 //!
-//! The writer holds one SQL transaction open for as long as others are waiting for their turn; each
-//! turn is a savepoint in it. Whoever finds nobody behind them commits for all. So a commit costs
-//! one sync when it is alone, and a share of one when it is not, and nobody is told that their
-//! write stands before it does.
+//! SQLite itself commits without a sync (`synchronous=NORMAL`). Whoever is to be told that their
+//! write stands waits for a sync of the log that began after their commit, and shares it with all
+//! who committed meanwhile.
 
 use std::fs::{self, File, TryLockError};
-use std::future::Future;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio_util::task::TaskTracker;
+use tokio::task::spawn_blocking;
 
 use super::{Db, Error, Result};
 
@@ -32,8 +32,8 @@ pub(super) async fn open(path: &Path) -> Result<Db> {
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // With WAL, FULL is what makes a commit survive a power cut.
-        .synchronous(SqliteSynchronous::Full)
+        // A commit survives the end of the process. What makes it survive a power cut is `Log`.
+        .synchronous(SqliteSynchronous::Normal)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
         .pragma("journal_size_limit", "67108864")
@@ -44,14 +44,8 @@ pub(super) async fn open(path: &Path) -> Result<Db> {
         .test_before_acquire(false)
         .connect_with(options.read_only(true))
         .await?;
-    let state = State {
-        connection: Some(connection),
-        open: false,
-        abandoned: false,
-        outcome: Arc::default(),
-        _lock: lock,
-    };
-    let writer = Writer { state: Arc::new(Mutex::new(state)), tasks: TaskTracker::new() };
+    let state = State { connection: Some(connection), begun: false, _lock: lock };
+    let writer = Writer { state: Arc::new(Mutex::new(state)), log: Arc::new(Log::beside(path)) };
     Ok(Db::Sqlite { reader, writer })
 }
 
@@ -68,66 +62,63 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// How the transaction that several turns shared ended; empty until it has.
-type SharedOutcome = Arc<OnceLock<std::result::Result<(), Arc<sqlx::Error>>>>;
-
 /// The one connection that writes.
 #[derive(Clone, Debug)]
 pub struct Writer {
     state: Arc<Mutex<State>>,
-    /// Where transactions begin and end. Whoever waits for that may be cut; the statement on its way
-    /// is not, and what it came to must be known, or the next transaction would not know where it is.
-    tasks: TaskTracker,
+    log: Arc<Log>,
 }
 
 #[derive(Debug)]
 struct State {
     /// Gone once closed.
     connection: Option<SqliteConnection>,
-    /// A transaction is open.
-    open: bool,
-    /// The last turn ended without a commit, so its savepoint is still to be rolled back. Set when a
-    /// turn begins: a turn that is simply dropped leaves it so.
-    abandoned: bool,
-    outcome: SharedOutcome,
+    /// A transaction may be open: set before it begins, taken back once it is known to have ended. A
+    /// turn that is dropped, or cut while it waits for an answer, leaves it so.
+    begun: bool,
     _lock: File,
 }
 
-/// A turn on the writer; a transaction of its own for the one who has it.
+/// A turn on the writer: a transaction, or a single statement.
 pub struct WriterTurn {
     state: OwnedMutexGuard<State>,
-    writer: Writer,
+    log: Arc<Log>,
 }
 
 impl Writer {
-    pub(super) async fn turn(&self) -> Result<WriterTurn> {
-        let state = Arc::clone(&self.state).lock_owned().await;
-        let state = self.finish(State::begin(state)).await?;
-        Ok(WriterTurn { state, writer: self.clone() })
+    /// Waits for a turn, and begins a transaction.
+    pub(super) async fn transaction(&self) -> Result<WriterTurn> {
+        let mut turn = self.statement().await?;
+        turn.state.begun = true;
+        // IMMEDIATE takes the write lock up front instead of failing half way.
+        turn.state.run("BEGIN IMMEDIATE").await?;
+        Ok(turn)
     }
 
-    /// Does something to its end, even if nobody waits for it any longer.
-    async fn finish<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed.into()))
+    /// Waits for a turn; a statement is then a transaction by itself.
+    pub(super) async fn statement(&self) -> Result<WriterTurn> {
+        self.log.works()?;
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        state.tidy().await?;
+        Ok(WriterTurn { state, log: Arc::clone(&self.log) })
+    }
+
+    /// An error once a commit could not be made durable: nothing is written from then on.
+    pub(super) fn works(&self) -> Result<()> {
+        self.log.works()
     }
 
     pub(super) async fn migrate(&self) -> Result<()> {
-        let mut state = self.state.lock().await;
-        state.tidy().await;
+        let mut turn = self.statement().await?;
         let mut migrator = sqlx::migrate!("migrations/sqlite");
         // A database one version ahead still works: migrations expand before they contract.
         migrator.set_ignore_missing(true);
-        Ok(migrator.run(state.connection()?).await?)
+        migrator.run(turn.connection()).await?;
+        turn.commit().await
     }
 
     pub(super) async fn close(&self) {
         let mut state = self.state.lock().await;
-        if state.open {
-            state.commit().await;
-        }
         if let Some(connection) = state.connection.take() {
             // Folds the log into the database; a failure leaves it to the next start.
             let _ = connection.close().await;
@@ -136,70 +127,22 @@ impl Writer {
 }
 
 impl State {
-    /// Begins a turn, in the transaction that is open or in a new one.
-    async fn begin(mut state: OwnedMutexGuard<Self>) -> Result<OwnedMutexGuard<Self>> {
-        state.tidy().await;
-        if !state.open {
-            state.open = true;
-            // IMMEDIATE takes the write lock up front instead of failing half way.
-            if let Err(error) = state.run("BEGIN IMMEDIATE").await {
-                state.fail().await;
-                return Err(error.into());
-            }
-        }
-        state.abandoned = true;
-        if let Err(error) = state.run("SAVEPOINT turn").await {
-            state.fail().await;
-            return Err(error.into());
-        }
-        Ok(state)
-    }
-
-    fn connection(&mut self) -> std::result::Result<&mut SqliteConnection, sqlx::Error> {
-        self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)
-    }
-
     async fn run(&mut self, sql: &'static str) -> std::result::Result<(), sqlx::Error> {
-        self.connection()?.execute(sql).await.map(drop)
+        self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)?.execute(sql).await.map(drop)
     }
 
-    /// Undoes what a turn left that ended without a commit.
-    async fn tidy(&mut self) {
-        if !self.abandoned {
-            return;
+    /// Rolls back what the last turn may have left open.
+    async fn tidy(&mut self) -> Result<()> {
+        if self.connection.is_none() {
+            return Err(sqlx::Error::PoolClosed.into());
         }
-        // A full disk rolls the whole transaction back by itself, and then there is no savepoint.
-        if self.run("ROLLBACK TO turn").await.is_err() || self.run("RELEASE turn").await.is_err() {
-            self.fail().await;
+        if self.begun {
+            // An error says that there is nothing to roll back: the turn was cut before it had begun
+            // or after it had ended, or SQLite did it by itself, as on a full disk.
+            let _ = self.run("ROLLBACK").await;
+            self.begun = false;
         }
-        self.abandoned = false;
-    }
-
-    /// Ends the shared transaction as failed, for everyone in it.
-    async fn fail(&mut self) {
-        let _ = self.run("ROLLBACK").await;
-        let lost = sqlx::Error::Protocol("the shared transaction was rolled back".into());
-        self.end(Err(Arc::new(lost)));
-    }
-
-    fn end(&mut self, outcome: std::result::Result<(), Arc<sqlx::Error>>) {
-        (self.open, self.abandoned) = (false, false);
-        let _ = std::mem::take(&mut self.outcome).set(outcome);
-    }
-
-    /// Commits for everyone in the shared transaction.
-    async fn commit(&mut self) {
-        self.tidy().await;
-        if !self.open {
-            return;
-        }
-        match self.run("COMMIT").await {
-            Ok(()) => self.end(Ok(())),
-            Err(error) => {
-                let _ = self.run("ROLLBACK").await;
-                self.end(Err(Arc::new(error)));
-            }
-        }
+        Ok(())
     }
 }
 
@@ -208,39 +151,98 @@ impl WriterTurn {
         self.state.connection.as_mut().expect("a turn is only given on an open connection")
     }
 
-    /// Ends the turn and leaves what it wrote to the next commit. Other turns see it; readers do not.
-    pub(super) async fn release(self) -> Result<()> {
-        let writer = self.writer.clone();
-        writer.finish(async { self.end().await.map(drop) }).await
+    /// Ends the turn: what was written survives the end of the process.
+    pub(super) async fn commit_lightly(self) -> Result<()> {
+        self.end().await.map(drop)
     }
 
+    /// Ends the turn, and returns when what was written survives a power cut.
     pub(super) async fn commit(self) -> Result<()> {
-        let writer = self.writer.clone();
-        writer.finish(self.end_and_commit()).await
+        let log = Arc::clone(&self.log);
+        let commit = self.end().await?;
+        log.sync(commit).await
     }
 
-    async fn end(mut self) -> Result<(Writer, SharedOutcome)> {
-        if let Err(error) = self.state.run("RELEASE turn").await {
-            self.state.fail().await;
-            return Err(error.into());
+    async fn end(mut self) -> Result<u64> {
+        if self.state.begun {
+            self.state.run("COMMIT").await?;
+            self.state.begun = false;
         }
-        self.state.abandoned = false;
-        let outcome = Arc::clone(&self.state.outcome);
-        Ok((self.writer, outcome))
+        // Still with the turn: a sync that counts this commit begins after it.
+        Ok(self.log.commits.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+}
+
+/// The write-ahead log, as far as its syncs go. SQLite keeps one file for as long as it is open.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    commits: AtomicU64,
+    synced: Mutex<Synced>,
+    /// Why a sync failed. The kernel may have dropped what it could not write, and the next sync would
+    /// not say so: only what a restart finds can be trusted.
+    failed: OnceLock<Arc<io::Error>>,
+}
+
+#[derive(Debug, Default)]
+struct Synced {
+    file: Option<Arc<File>>,
+    /// The last commit that would survive a power cut.
+    up_to: u64,
+}
+
+impl Log {
+    fn beside(database: &Path) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-wal");
+        Self {
+            path: path.into(),
+            commits: AtomicU64::new(0),
+            synced: Mutex::default(),
+            failed: OnceLock::new(),
+        }
     }
 
-    async fn end_and_commit(self) -> Result<()> {
-        let (writer, outcome) = self.end().await?;
-        // The lock is fair: whoever waited for a turn when this one ended has theirs before this
-        // line returns, in the same transaction. The first to come back here commits for all.
-        let mut state = writer.state.lock().await;
-        if outcome.get().is_none() {
-            state.commit().await;
-        }
-        match outcome.get() {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(Error::Commit(Arc::clone(error))),
-            None => Err(Error::Sql(sqlx::Error::PoolClosed)),
+    fn works(&self) -> Result<()> {
+        match self.failed.get() {
+            Some(error) => Err(Error::Unsynced(Arc::clone(error))),
+            None => Ok(()),
         }
     }
+
+    /// Returns when a commit would survive a power cut.
+    async fn sync(&self, commit: u64) -> Result<()> {
+        // Who waits here for a sync that began too early for them has the next one in common with all
+        // the others who do.
+        let mut synced = self.synced.lock().await;
+        if synced.up_to < commit {
+            self.works()?;
+            let up_to = self.commits.load(Ordering::SeqCst);
+            let (file, path) = (synced.file.clone(), self.path.clone());
+            let outcome = spawn_blocking(move || sync(file, &path)).await;
+            match outcome.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+                Ok(file) => *synced = Synced { file: Some(file), up_to },
+                Err(error) => {
+                    tracing::error!(%error, "the disk did not keep the index; berth must be started again");
+                    let _ = self.failed.set(Arc::new(error));
+                }
+            }
+        }
+        drop(synced);
+        self.works()
+    }
+}
+
+/// Syncs the log, and, the first time, that it is there.
+fn sync(file: Option<Arc<File>>, path: &Path) -> io::Result<Arc<File>> {
+    if let Some(file) = file {
+        file.sync_data()?;
+        return Ok(file);
+    }
+    let file = File::options().write(true).open(path)?;
+    file.sync_all()?;
+    if let Some(folder) = path.parent() {
+        File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()?;
+    }
+    Ok(Arc::new(file))
 }

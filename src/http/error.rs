@@ -243,6 +243,7 @@ fn store(error: &StoreError) -> (Status, Code) {
             (Status::INSUFFICIENT_STORAGE, Code::Unavailable)
         }
         StoreError::Missing { .. }
+        | StoreError::Busy { .. }
         | StoreError::Unsynced(_)
         | StoreError::WrongSize { .. }
         | StoreError::Io { .. }

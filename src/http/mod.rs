@@ -128,7 +128,7 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
     let id = request_id();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = std::time::Instant::now();
-    let mut response = if method == Method::GET {
+    let mut response = if matches!(method, Method::GET | Method::HEAD) {
         answer(app, request, &id).await
     } else {
         // The client may hang up: what was begun ends in a known state all the same.

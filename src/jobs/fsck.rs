@@ -175,8 +175,13 @@ impl Check<'_> {
         };
         match problem {
             Some(finding) => {
+                // A server that runs beside this may have collected it, or healed it, since it was read.
+                let now = blobs::stored(&self.context.db, &blob.digest).await?;
+                if now.is_none_or(|now| now.storage_key != blob.storage_key) {
+                    return Ok(());
+                }
                 self.problem(finding);
-                if self.options.repair {
+                if self.options.repair && blob.missing_since.is_none() {
                     self.lose(&blob).await?;
                 }
             }
@@ -207,6 +212,10 @@ impl Check<'_> {
             return Ok(());
         }
         let Listed { key, size_bytes } = object;
+        // A server that runs beside this may have ended an upload, and deleted what it had.
+        if self.context.store.size(&key).await?.is_none() {
+            return Ok(());
+        }
         self.problem(Finding::UnknownObject { key: key.clone(), size_bytes });
         if self.options.repair {
             let now = self.context.clock.now();

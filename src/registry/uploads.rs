@@ -62,10 +62,10 @@ impl Registry {
             hash_state: upload.hash_state(),
             writer_until: 0,
         };
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_one().await?;
         let expires_at = self.clock.after(self.settings.upload_ttl);
         uploads::insert(&mut tx, &session, permit.resource(), self.clock.now(), expires_at).await?;
-        tx.commit().await?;
+        tx.commit_lightly().await?;
         fail::fail_point!("uploads::started", |_| std::process::abort());
         Ok(Session { id: session.id, offset: 0 })
     }
@@ -204,14 +204,13 @@ impl Registry {
         let repository = permit.resource();
         let writer = Key::generate().to_string();
         let now = self.clock.now();
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_one().await?;
         let claimed = uploads::claim(&mut tx, repository, id, &writer, self.clock.after(LEASE), now).await?;
         let Some(session) = claimed else {
             drop(tx);
             let known = uploads::find(&self.db, repository, id).await?;
             return Err(known.map_or(RegistryError::UploadUnknown, |_| RegistryError::UploadBusy));
         };
-        // A crash ends this writer too: that it was one need not survive.
         tx.commit_lightly().await?;
         fail::fail_point!("uploads::claimed", |_| std::process::abort());
         let algorithm = session.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
@@ -253,10 +252,7 @@ impl<'a> Turn<'a> {
             self.save(&begun, 0).await?;
             return Err(RegistryError::OutOfOrder { offset });
         }
-        let mut writer = match self.registry.store.writer(upload).await {
-            Ok(writer) => writer,
-            Err(error) => return Err(self.give_up(&begun, error.into()).await),
-        };
+        let mut writer = self.registry.store.writer(upload);
         let Some(mut chunk) = chunk else { return Ok(Received { turn: self, writer, begun }) };
         match self.write(&mut writer, &mut chunk).await {
             Ok(()) => {}
@@ -264,20 +260,7 @@ impl<'a> Turn<'a> {
                 Received { turn: &mut *self, writer, begun }.put_away().await?;
                 return Err(RegistryError::BrokenOff(why, self.offset));
             }
-            Err(error) => {
-                let kept = writer.upload().clone();
-                drop(writer);
-                if !is_full(&error) {
-                    return Err(self.give_up(&kept, error).await);
-                }
-                if self.save(&kept, 0).await.is_err() {
-                    // The row needs the room that this request's bytes took: opening cuts them off.
-                    let cut = self.registry.store.writer(begun.clone()).await.map(drop);
-                    tracing::debug!(upload = %self.id, ?cut, "cut an upload back to where its request began");
-                    return Err(self.give_up(&begun, error).await);
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(self.break_off(writer, &begun, error).await),
         }
         let found = writer.upload().offset() - offset;
         match chunk.size_bytes {
@@ -288,6 +271,25 @@ impl<'a> Turn<'a> {
             }
             _ => Ok(Received { turn: self, writer, begun }),
         }
+    }
+
+    /// Ends a request whose bytes met trouble here; what came before that is kept if it can be.
+    async fn break_off(&mut self, writer: Writer, begun: &Upload, error: RegistryError) -> RegistryError {
+        if matches!(error, RegistryError::SizeMismatch { .. }) {
+            drop(writer);
+            return self.give_up(begun, error).await;
+        }
+        let Ok(kept) = writer.suspend().await else { return self.give_up(begun, error).await };
+        if !is_full(&error) {
+            return self.give_up(&kept, error).await;
+        }
+        if self.save(&kept, 0).await.is_err() {
+            // The row needs the room that this request's bytes took: going on from there cuts them off.
+            let cut = self.registry.store.writer(begun.clone()).suspend().await.map(drop);
+            tracing::debug!(upload = %self.id, ?cut, "cut an upload back to where its request began");
+            return self.give_up(begun, error).await;
+        }
+        error
     }
 
     async fn write(&mut self, writer: &mut Writer, chunk: &mut Chunk) -> Result<()> {
@@ -328,6 +330,7 @@ impl<'a> Turn<'a> {
             RegistryError::Store(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => {
                 RegistryError::SessionDamaged
             }
+            RegistryError::Store(StoreError::Busy { .. }) => RegistryError::UploadBusy,
             error => error,
         }
     }
@@ -346,10 +349,10 @@ impl<'a> Turn<'a> {
         let registry = self.registry;
         let expires_at = registry.clock.after(registry.settings.upload_ttl);
         let stands = (upload.offset(), upload.hash_state());
-        let mut tx = registry.db.begin().await?;
+        let mut tx = registry.db.begin_one().await?;
         let saved =
             uploads::save(&mut tx, &self.id, &self.writer, (stands.0, &stands.1), until, expires_at).await?;
-        tx.commit().await?;
+        tx.commit_lightly().await?;
         // Cancelled, or another's since the lease ran out: what was written is nobody's.
         if saved == 0 {
             return Err(RegistryError::UploadUnknown);
@@ -372,20 +375,20 @@ impl Received<'_, '_> {
         }
     }
 
-    /// Makes the bytes a durable object, if they are what the client says they are.
+    /// Makes the bytes a durable object, if they are what the client says they are. If not, the
+    /// request adds nothing: what was damaged on its way can be sent again.
     async fn close(self, expected: &Digest) -> Result<Object> {
         let Self { turn, writer, begun } = self;
-        let upload = writer.upload().clone();
+        let found = writer.upload().digest();
         let mismatch = |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
-        let same_algorithm = upload.digest().algorithm() == expected.algorithm();
-        if same_algorithm && upload.digest() != *expected {
-            let error = mismatch(upload.digest());
-            Received { turn: &mut *turn, writer, begun }.put_away().await?;
-            return Err(error);
+        let same_algorithm = found.algorithm() == expected.algorithm();
+        if same_algorithm && found != *expected {
+            drop(writer);
+            return Err(turn.give_up(&begun, mismatch(found)).await);
         }
         let object = match writer.finish().await {
             Ok(object) => object,
-            Err(error) => return Err(turn.give_up(&upload, error.into()).await),
+            Err(error) => return Err(turn.give_up(&begun, error.into()).await),
         };
         if same_algorithm {
             return Ok(object);
@@ -394,8 +397,8 @@ impl Received<'_, '_> {
         let store = &turn.registry.store;
         match store.hash(&object.key, object.size_bytes, expected.algorithm()).await {
             Ok(actual) if actual == *expected => Ok(object),
-            Ok(actual) => Err(turn.give_up(&upload, mismatch(actual)).await),
-            Err(error) => Err(turn.give_up(&upload, error.into()).await),
+            Ok(actual) => Err(turn.give_up(&begun, mismatch(actual)).await),
+            Err(error) => Err(turn.give_up(&begun, error.into()).await),
         }
     }
 }

@@ -24,6 +24,12 @@ pub enum StoreError {
         /// What is there, in bytes.
         actual: u64,
     },
+    /// Another writer still has the object open.
+    #[error("object {key} is still being written")]
+    Busy {
+        /// The key that was asked for.
+        key: Key,
+    },
     /// No room is left.
     #[error("the store is full: {0}")]
     Full(io::Error),

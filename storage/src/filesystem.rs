@@ -3,12 +3,13 @@
 //! A file is appended to in place while it is uploaded and is never renamed. What says that it is
 //! complete is the index, not its name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -44,7 +45,7 @@ struct Marker {
 }
 
 /// Runs what blocks on a thread that may.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     operation: &'static str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -81,29 +82,18 @@ impl Filesystem {
         self.0.root.join(key.shard()).join(key.as_str())
     }
 
-    /// Opens the file of an upload and cuts it to the offset the index knows: bytes behind it were
-    /// never accounted for.
-    pub(crate) async fn sink(&self, key: &Key, offset: u64) -> Result<Sink, StoreError> {
-        let (path, key) = (self.path(key), key.clone());
-        blocking("open an object for writing", move || {
-            let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&path);
-            let file = match opened {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(StoreError::Missing { key });
-                }
-                opened => opened.map_err(StoreError::io("open an object for writing"))?,
-            };
-            fail::fail_point!("storage::created", |_| std::process::abort());
-            let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
-            if actual < offset {
-                return Err(StoreError::WrongSize { key, expected: offset, actual });
-            }
-            if actual > offset {
-                file.set_len(offset).map_err(StoreError::io("cut an object"))?;
-            }
-            Ok(Sink { file: Arc::new(file), path, unsynced: 0, behind: 0, syncing: None })
-        })
-        .await
+    /// The file of an upload that stands at `offset`. It is opened when something is done with it.
+    pub(crate) fn sink(&self, key: &Key, offset: u64) -> Sink {
+        Sink {
+            key: key.clone(),
+            path: self.path(key),
+            offset,
+            file: None,
+            dirty: false,
+            unsynced: 0,
+            behind: 0,
+            syncing: None,
+        }
     }
 
     pub(crate) async fn read(
@@ -198,6 +188,23 @@ impl Filesystem {
     }
 }
 
+/// Keeps other writers out until the file is closed: a lease runs out while its writer is stuck in
+/// the disk or asleep with its machine, and what it still does then must not fall on the bytes of
+/// the next one.
+fn lock(file: &File, key: &Key) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const PAUSES: u32 = 100;
+    for _ in 0..PAUSES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            // Most likely on its last write: a request that was cut is soon done.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock an object")(error)),
+        }
+    }
+    Err(StoreError::Busy { key: key.clone() })
+}
+
 /// Opens an object, which must be as long as the index says.
 fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreError> {
     let file = File::open(path).map_err(|error| match error.kind() {
@@ -255,11 +262,16 @@ impl Reading {
     }
 }
 
-/// The open file of an upload.
+/// The file of an upload.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    file: Arc<File>,
+    key: Key,
     path: PathBuf,
+    /// Where the index says that the upload stands; so much of the file is durable.
+    offset: u64,
+    file: Option<Arc<File>>,
+    /// The file has changed since it was opened, or is new.
+    dirty: bool,
     /// Written since a sync was last begun.
     unsynced: u64,
     /// Given to the sync that is running.
@@ -268,30 +280,59 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
+    /// Opens the file, and cuts it to the offset the index knows: bytes behind it were never accounted
+    /// for. Blocks.
+    fn open(&mut self) -> Result<Arc<File>, StoreError> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let (key, offset) = (self.key.clone(), self.offset);
+        let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&self.path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
+            opened => opened.map_err(StoreError::io("open an object for writing"))?,
+        };
+        fail::fail_point!("storage::created", |_| std::process::abort());
+        lock(&file, &key)?;
+        let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
+        if actual < offset {
+            return Err(StoreError::WrongSize { key, expected: offset, actual });
+        }
+        if actual > offset {
+            file.set_len(offset).map_err(StoreError::io("cut an object"))?;
+        }
+        self.dirty = offset == 0 || actual > offset;
+        let file = Arc::new(file);
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
     /// Appends at `offset`. Blocks. After an error the file is as long as before.
     pub(crate) fn write(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let file = self.open()?;
+        self.dirty = true;
         let mut at = offset;
         for chunk in chunks {
-            if let Err(error) = self.file.write_all_at(chunk, at) {
+            if let Err(error) = file.write_all_at(chunk, at) {
                 // On a full disk every byte counts; should this fail too, the next writer cuts.
-                let _ = self.file.set_len(offset);
+                let _ = file.set_len(offset);
                 return Err(StoreError::io("write an object")(error));
             }
             at += chunk.len() as u64;
         }
         fail::fail_point!("storage::written", |_| std::process::abort());
         self.unsynced += at - offset;
-        self.catch_up()
+        self.catch_up(&file)
     }
 
-    fn catch_up(&mut self) -> Result<(), StoreError> {
+    fn catch_up(&mut self, file: &Arc<File>) -> Result<(), StoreError> {
         if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
             || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
         {
             self.settle()?;
         }
         if self.syncing.is_none() && self.unsynced >= SYNC_AFTER_BYTES {
-            let file = Arc::clone(&self.file);
+            let file = Arc::clone(file);
             self.behind = std::mem::take(&mut self.unsynced);
             self.syncing = Some(spawn_blocking(move || file.sync_data()));
         }
@@ -308,33 +349,22 @@ impl Sink {
         synced.map_err(StoreError::Unsynced)
     }
 
-    /// Returns when the bytes so far would survive a power cut.
-    pub(crate) async fn sync(&mut self) -> Result<(), StoreError> {
-        self.sync_with("sync an object", |file, _| file.sync_data().map_err(StoreError::Unsynced)).await
-    }
-
-    /// Returns when the file and its name would survive a power cut.
-    pub(crate) async fn finish(&mut self) -> Result<(), StoreError> {
-        self.sync_with("finish an object", |file, path| {
-            file.sync_all().map_err(StoreError::Unsynced)?;
-            fail::fail_point!("storage::synced", |_| std::process::abort());
-            sync_parent(path)
-        })
-        .await
-    }
-
-    async fn sync_with(
-        &mut self,
-        operation: &'static str,
-        sync: impl FnOnce(&File, &Path) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let running = self.syncing.take();
-        (self.behind, self.unsynced) = (0, 0);
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        if let Some(task) = running {
-            task.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(StoreError::Unsynced)?;
+    /// Returns when the bytes so far would survive a power cut. Blocks.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.settle()?;
+        let file = self.open()?;
+        if self.dirty {
+            file.sync_data().map_err(StoreError::Unsynced)?;
         }
-        blocking(operation, move || sync(&file, &path)).await
+        (self.dirty, self.unsynced) = (false, 0);
+        Ok(())
+    }
+
+    /// Returns when the bytes, and the name they are under, would survive a power cut. Blocks.
+    pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        fail::fail_point!("storage::synced", |_| std::process::abort());
+        sync_parent(&self.path)
     }
 }
 

@@ -78,12 +78,13 @@ impl Store {
         filesystem.location()
     }
 
-    /// Opens an upload for writing where it stands; whatever an earlier writer left behind that
-    /// point is dropped.
-    pub async fn writer(&self, upload: Upload) -> Result<Writer, StoreError> {
+    /// Goes on with an upload where it stands, all of which must have been made durable by
+    /// [`Writer::checkpoint`] or [`Writer::suspend`]; whatever an earlier writer left behind that point
+    /// is dropped. Nothing happens in the store before the first byte, or the end.
+    pub fn writer(&self, upload: Upload) -> Writer {
         let Backend::Filesystem(filesystem) = &self.backend;
-        let sink = filesystem.sink(upload.key(), upload.offset()).await?;
-        Ok(Writer::new(upload, sink, Arc::clone(&self.budget)))
+        let sink = filesystem.sink(upload.key(), upload.offset());
+        Writer::new(upload, sink, Arc::clone(&self.budget))
     }
 
     /// Reads `range` of an object that has `size_bytes` bytes.

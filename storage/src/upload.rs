@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::filesystem::Sink;
+use crate::filesystem::{Sink, blocking};
 use crate::{Algorithm, Digest, HashStateError, Hasher, Key, StoreError, WriteError};
 
 /// How much is handed to the disk in one go, and the unit of the memory budget. A writer fills one
@@ -185,14 +185,26 @@ impl Writer {
         Ok(())
     }
 
-    fn sink(&mut self) -> &mut Sink {
-        self.sink.as_mut().expect("the sink is home outside write_from")
+    /// Does what blocks with the sink.
+    async fn with_sink(
+        &mut self,
+        operation: &'static str,
+        work: impl FnOnce(&mut Sink) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.settle().await?;
+        let mut sink = self.sink.take().expect("the sink is home after settle");
+        let (sink, done) = blocking(operation, move || {
+            let done = work(&mut sink);
+            Ok((sink, done))
+        })
+        .await?;
+        self.sink = Some(sink);
+        done
     }
 
     /// Makes what was written survive a power cut, so that the row saved next tells the truth.
     pub async fn checkpoint(&mut self) -> Result<&Upload, StoreError> {
-        self.settle().await?;
-        self.sink().sync().await?;
+        self.with_sink("sync an object", Sink::sync).await?;
         Ok(&self.upload)
     }
 
@@ -204,8 +216,7 @@ impl Writer {
 
     /// Closes the object. When this returns it is durable.
     pub async fn finish(mut self) -> Result<Object, StoreError> {
-        self.settle().await?;
-        self.sink().finish().await?;
+        self.with_sink("finish an object", Sink::finish).await?;
         let Upload { key, offset, hasher } = self.upload;
         Ok(Object { key, size_bytes: offset, digest: hasher.digest() })
     }

@@ -95,7 +95,7 @@ async fn write(writer: &mut Writer, bytes: &Bytes, size: usize) {
 }
 
 async fn store(store: &Store, bytes: &Bytes) -> Object {
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     write(&mut writer, bytes, 60_000).await;
     writer.finish().await.unwrap()
 }
@@ -120,14 +120,14 @@ async fn bytes_out_are_bytes_in(to: &Store) {
 
 async fn a_digest_is_of_the_algorithm_asked_for(to: &Store) {
     let bytes = content(1, 100_000);
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha512)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha512));
     write(&mut writer, &bytes, 10_000).await;
     assert_eq!(writer.finish().await.unwrap().digest, Digest::of(Algorithm::Sha512, &bytes));
 }
 
 async fn a_chunk_larger_than_a_batch_is_taken(to: &Store) {
     let bytes = content(1, 5 * BATCH + 1);
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
 
     write(&mut writer, &bytes, bytes.len()).await;
 
@@ -139,7 +139,7 @@ async fn an_upload_goes_on_where_it_was_suspended(to: &Store) {
     let bytes = content(2, 2 * BATCH + 77);
     let mut upload = Upload::begin(Key::generate(), Algorithm::Sha256);
     for part in bytes.chunks(400_001) {
-        let mut writer = to.writer(upload).await.unwrap();
+        let mut writer = to.writer(upload);
         write(&mut writer, &Bytes::copy_from_slice(part), 70_000).await;
         let suspended = writer.suspend().await.unwrap();
         // As another process would find it.
@@ -147,7 +147,7 @@ async fn an_upload_goes_on_where_it_was_suspended(to: &Store) {
         upload = Upload::restore(key, Algorithm::Sha256, offset, &suspended.hash_state()).unwrap();
     }
 
-    let object = to.writer(upload).await.unwrap().finish().await.unwrap();
+    let object = to.writer(upload).finish().await.unwrap();
 
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
     assert!(read(to, &object, 0..object.size_bytes).await == bytes);
@@ -155,14 +155,14 @@ async fn an_upload_goes_on_where_it_was_suspended(to: &Store) {
 
 async fn what_lies_behind_the_known_offset_is_cut(to: &Store) {
     let bytes = content(3, 300_000);
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     write(&mut writer, &bytes.slice(..100_000), 50_000).await;
     let known = writer.checkpoint().await.unwrap().clone();
     // A crash: these were stored and never accounted for.
     write(&mut writer, &content(4, 500_000), 50_000).await;
     writer.suspend().await.unwrap();
 
-    let mut writer = to.writer(known).await.unwrap();
+    let mut writer = to.writer(known);
     write(&mut writer, &bytes.slice(100_000..), 50_000).await;
 
     let object = writer.finish().await.unwrap();
@@ -173,37 +173,37 @@ async fn what_lies_behind_the_known_offset_is_cut(to: &Store) {
 
 async fn a_dropped_writer_is_forgotten(to: &Store) {
     let upload = Upload::begin(Key::generate(), Algorithm::Sha256);
-    let mut writer = to.writer(upload.clone()).await.unwrap();
+    let mut writer = to.writer(upload.clone());
     write(&mut writer, &content(5, 100_000), 50_000).await;
     drop(writer);
 
-    let object = to.writer(upload).await.unwrap().finish().await.unwrap();
+    let object = to.writer(upload).finish().await.unwrap();
 
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, b""));
     assert_eq!(to.size(&object.key).await.unwrap(), Some(0));
 }
 
 async fn a_session_that_claims_more_than_is_there_is_refused(to: &Store) {
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     write(&mut writer, &content(6, 1_000), 1_000).await;
     let upload = writer.suspend().await.unwrap();
     let (key, state) = (upload.key().clone(), upload.hash_state());
     let claims = Upload::restore(key, Algorithm::Sha256, 1_001, &state).unwrap();
 
-    let refused = to.writer(claims).await.unwrap_err();
+    let refused = to.writer(claims).suspend().await.unwrap_err();
 
     assert!(matches!(refused, StoreError::WrongSize { expected: 1_001, actual: 1_000, .. }), "{refused:?}");
     assert_eq!(to.size(upload.key()).await.unwrap(), Some(1_000), "it is left as it was");
 }
 
 async fn a_session_whose_object_is_gone_is_refused(to: &Store) {
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     write(&mut writer, &content(7, 1_000), 1_000).await;
     let upload = writer.suspend().await.unwrap();
     let key = upload.key().clone();
     assert!(to.delete(&key).await.unwrap());
 
-    let refused = to.writer(upload).await.unwrap_err();
+    let refused = to.writer(upload).suspend().await.unwrap_err();
 
     assert!(matches!(refused, StoreError::Missing { .. }), "{refused:?}");
     assert_eq!(to.size(&key).await.unwrap(), None, "it is not made again");
@@ -257,7 +257,7 @@ async fn a_list_has_every_object_of_its_shard_in_order(to: &Store) {
     let [first, second, other] = ["a0", "a0", "a1"].map(key);
     let second = Key::try_from(format!("{}b", &second.as_str()[..31])).unwrap();
     for (key, length) in [(&second, 2_000), (&first, 1_000), (&other, 3_000)] {
-        let mut writer = to.writer(Upload::begin(key.clone(), Algorithm::Sha256)).await.unwrap();
+        let mut writer = to.writer(Upload::begin(key.clone(), Algorithm::Sha256));
         write(&mut writer, &content(11, length), 1_000).await;
         writer.finish().await.unwrap();
     }
@@ -289,7 +289,7 @@ async fn a_silent_stream_holds_no_memory(to: &Store) {
     let mut silent = JoinSet::new();
     for seed in 0..10 {
         let (to, key) = (to.clone(), Key::generate());
-        let mut writer = to.writer(Upload::begin(key.clone(), Algorithm::Sha256)).await.unwrap();
+        let mut writer = to.writer(Upload::begin(key.clone(), Algorithm::Sha256));
         silent.spawn(async move {
             let first = stream::iter([Ok::<_, Infallible>(content(seed, 100))]);
             writer.write_from(&mut first.chain(stream::pending()).boxed(), later()).await
@@ -307,7 +307,7 @@ async fn a_silent_stream_holds_no_memory(to: &Store) {
 }
 
 async fn a_writer_comes_back_when_its_time_is_over(to: &Store) {
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     let first = stream::iter([Ok::<_, Infallible>(content(14, 100))]);
     let mut body = first.chain(stream::pending()).boxed();
 
@@ -319,7 +319,7 @@ async fn a_writer_comes_back_when_its_time_is_over(to: &Store) {
 
 async fn a_body_that_breaks_off_keeps_what_arrived(to: &Store) {
     let bytes = content(15, 2 * BATCH + 5);
-    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     let arrived = pieces(&bytes, 65_536).into_iter().map(|piece| piece.map_err(|never| match never {}));
 
     let broken = writer.write_from(&mut stream::iter(arrived.chain([Err("cut")])), later()).await;
@@ -356,15 +356,15 @@ async fn any_split_gives_the_same_object(to: &Store, plan: Plan) {
     for (end, crash) in cuts {
         let start = usize::try_from(upload.offset()).unwrap();
         if crash {
-            let mut writer = to.writer(upload.clone()).await.unwrap();
+            let mut writer = to.writer(upload.clone());
             write(&mut writer, &bytes.slice(start..end), plan.piece).await;
         }
-        let mut writer = to.writer(upload).await.unwrap();
+        let mut writer = to.writer(upload);
         write(&mut writer, &bytes.slice(start..end), plan.piece).await;
         let kept = writer.suspend().await.unwrap();
         upload = Upload::restore(kept.key().clone(), algorithm, kept.offset(), &kept.hash_state()).unwrap();
     }
-    let object = to.writer(upload).await.unwrap().finish().await.unwrap();
+    let object = to.writer(upload).finish().await.unwrap();
     assert_eq!(object.digest, Digest::of(algorithm, &bytes));
     assert!(read(to, &object, 0..object.size_bytes).await == bytes);
     to.delete(&object.key).await.unwrap();

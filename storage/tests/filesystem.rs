@@ -67,7 +67,7 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
     let filler = folder.path().join("00").join("filler");
     fs::write(&filler, vec![0; 1_200_000]).unwrap();
     let bytes = Bytes::from(vec![7; 1_500_000]);
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     writer.write_from(&mut body(&bytes.slice(..300_000)), later()).await.unwrap();
 
     let full = writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap_err();
@@ -79,7 +79,7 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
     assert_eq!(store.size(kept.key()).await.unwrap(), Some(300_000), "nothing of the rest takes room");
 
     fs::remove_file(&filler).unwrap();
-    let mut writer = store.writer(kept).await.unwrap();
+    let mut writer = store.writer(kept);
     writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap();
     let object = writer.finish().await.unwrap();
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
@@ -168,7 +168,7 @@ async fn a_damaged_marker_is_refused_by_its_path() {
 async fn a_store_keeps_its_name_and_its_objects() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256)).await.unwrap();
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     writer.write_from(&mut body(&Bytes::from_static(b"hello")), later()).await.unwrap();
     let object = writer.finish().await.unwrap();
 
@@ -189,4 +189,19 @@ async fn a_store_whose_making_was_cut_short_is_made_again() {
     fs::write(folder.path().join("berth-store.json.new"), "{\"for").unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
     assert_eq!(store.list(0xff).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn two_writers_never_have_one_object_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    let upload = Upload::begin(Key::generate(), Algorithm::Sha256);
+    let mut first = store.writer(upload.clone());
+    first.checkpoint().await.unwrap();
+
+    let second = store.writer(upload.clone()).suspend().await.unwrap_err();
+
+    assert!(matches!(second, StoreError::Busy { .. }), "{second}");
+    drop(first);
+    store.writer(upload).suspend().await.unwrap();
 }

@@ -152,6 +152,7 @@ async fn a_bad_value_is_refused_by_the_name_of_its_setting() {
         ("[http]\nlisten = \"localhost\"", "listen: "),
         ("[log]\nformat = \"xml\"", "xml"),
         ("[log]\nlevel = \"info,berth=lots\"", "log.level"),
+        ("[log]\nlevel = \"inof\"", "log.level"),
         ("[storage]\nkind = \"tape\"", "tape"),
         ("[[repositories]]\nmatch = \"a{b\"", "repositories.match"),
         ("[[repositories]]\nmatch = \"a\"\nwarning = \"two\\nlines\"", "repositories.warning"),

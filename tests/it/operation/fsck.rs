@@ -100,6 +100,11 @@ async fn a_lost_object_is_found_and_a_push_heals_it(database: Database) {
     finds(&server, &[], &line).await;
     finds(&server, &["--verify"], &line).await;
     mends(&server, &["--repair"], &line).await;
+    // What is lost stays lost, and is said again.
+    let ended = fsck(&server, &["--repair"]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(ended.said.contains(" 1 problems, 0 mended"), "{}", ended.said);
+    assert!(ended.said.contains("push it again"), "it says the way out: {}", ended.said);
 
     is_healed_by_a_push(server, &image, 2).await;
 }
