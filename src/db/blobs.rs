@@ -83,13 +83,18 @@ pub async fn heal(mut tx: &mut Tx, lost: &Stored, object: &Object) -> Result<boo
     Ok(written > 0)
 }
 
-/// Puts a blob in a repository, or starts its time there anew.
-pub async fn link(mut tx: &mut Tx, repository_id: i64, digest: &Digest, now: i64) -> Result<u64> {
+/// Puts a blob in a repository, or starts its time there anew. Answers whether a manifest there may
+/// have been pushed before it.
+pub async fn link(mut tx: &mut Tx, repository_id: i64, digest: &Digest, now: i64) -> Result<bool> {
     let sql = "INSERT INTO repository_blobs (repository_id, digest, linked_at, idle_since)
                VALUES ($1, $2, $3, $3)
                ON CONFLICT (repository_id, digest) DO UPDATE SET idle_since = excluded.idle_since
-               WHERE repository_blobs.idle_since IS NOT NULL";
-    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()).bind(now))
+               WHERE repository_blobs.idle_since IS NOT NULL
+               RETURNING EXISTS (SELECT 1 FROM missing_references WHERE repository_id = $1 AND digest = $2)";
+    let row: Option<(bool,)> =
+        query!(tx, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()).bind(now))?;
+    // No row: it was there, and a manifest needs it.
+    Ok(row.is_none_or(|(missed,)| missed))
 }
 
 /// Starts the time of an idle blob anew; 0 where the collector was faster.

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use berth_auth::Push;
-use berth_storage::{Algorithm, Digest, Key, Object, StoreError, Upload, WriteError, Writer, Written};
+use berth_storage::{
+    Algorithm, Digest, Finished, Key, Object, StoreError, Upload, WriteError, Writer, Written,
+};
 use tokio::time::Instant;
 
 use super::blobs::Blob;
@@ -162,8 +164,8 @@ impl Registry {
     async fn hold_blob(&self, tx: &mut db::Tx, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let now = self.clock.now();
         let repository_id = repositories::ensure(tx, repository, now).await?;
-        blobs::link(tx, repository_id, digest, now).await?;
-        if manifests::blob_arrived(tx, repository_id, digest).await? > 0 {
+        let missed = blobs::link(tx, repository_id, digest, now).await?;
+        if missed && manifests::blob_arrived(tx, repository_id, digest).await? > 0 {
             manifests::found_missing(tx, repository_id, digest).await?;
             blobs::hold(tx, repository_id, &[digest]).await?;
         }
@@ -262,7 +264,7 @@ impl<'a> Turn<'a> {
             }
             Err(error) => return Err(self.break_off(writer, &begun, error).await),
         }
-        let found = writer.upload().offset() - offset;
+        let found = writer.offset() - offset;
         match chunk.size_bytes {
             // The bytes announced and the bytes sent differ; neither is taken.
             Some(announced) if announced != found => {
@@ -293,13 +295,13 @@ impl<'a> Turn<'a> {
     }
 
     async fn write(&mut self, writer: &mut Writer, chunk: &mut Chunk) -> Result<()> {
-        let begun = writer.upload().offset();
+        let begun = writer.offset();
         loop {
             let written = writer.write_from(&mut chunk.source, Instant::now() + CHECKPOINT).await;
             match written {
                 Ok(Written::End) => return Ok(()),
                 Ok(Written::More) => {
-                    let found = writer.upload().offset() - begun;
+                    let found = writer.offset() - begun;
                     if let Some(announced) = chunk.size_bytes.filter(|announced| found > *announced) {
                         return Err(RegistryError::SizeMismatch { announced, found });
                     }
@@ -365,13 +367,13 @@ impl<'a> Turn<'a> {
 impl Received<'_, '_> {
     /// Keeps the bytes for the session's next request.
     async fn put_away(self) -> Result<()> {
-        let Self { turn, writer, begun } = self;
-        match writer.suspend().await {
+        let Self { turn, mut writer, begun } = self;
+        match writer.checkpoint().await {
             Ok(upload) => {
                 fail::fail_point!("uploads::suspended", |_| std::process::abort());
-                turn.save(&upload, 0).await
+                turn.save(upload, 0).await
             }
-            Err(error) => Err(turn.give_up(&begun, error.into()).await),
+            Err(error) => Err(turn.break_off(writer, &begun, error.into()).await),
         }
     }
 
@@ -379,18 +381,17 @@ impl Received<'_, '_> {
     /// request adds nothing: what was damaged on its way can be sent again.
     async fn close(self, expected: &Digest) -> Result<Object> {
         let Self { turn, writer, begun } = self;
-        let found = writer.upload().digest();
         let mismatch = |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
-        let same_algorithm = found.algorithm() == expected.algorithm();
-        if same_algorithm && found != *expected {
-            drop(writer);
-            return Err(turn.give_up(&begun, mismatch(found)).await);
-        }
-        let object = match writer.finish().await {
-            Ok(object) => object,
-            Err(error) => return Err(turn.give_up(&begun, error.into()).await),
+        let object = match writer.finish(expected).await {
+            Ok(Finished::Object(object)) => object,
+            Ok(Finished::Differs(actual)) => return Err(turn.give_up(&begun, mismatch(actual)).await),
+            Err(error) => {
+                // Back to where the request began, which makes room if that is what was missing.
+                let writer = turn.registry.store.writer(begun.clone());
+                return Err(turn.break_off(writer, &begun, error.into()).await);
+            }
         };
-        if same_algorithm {
+        if object.digest.algorithm() == expected.algorithm() {
             return Ok(object);
         }
         // A client that names another algorithm only at the end costs one more reading.

@@ -25,7 +25,7 @@ pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{StoreError, WriteError};
 pub use hasher::{HashStateError, Hasher};
 pub use key::{Key, KeyError};
-pub use upload::{Object, Upload, Writer, Written};
+pub use upload::{Finished, Object, Upload, Writer, Written};
 
 /// How many shards [`Store::list`] is divided in.
 pub const SHARDS: u16 = 256;

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::filesystem::{Sink, blocking};
+use crate::filesystem::Sink;
 use crate::{Algorithm, Digest, HashStateError, Hasher, Key, StoreError, WriteError};
 
 /// How much is handed to the disk in one go, and the unit of the memory budget. A writer fills one
@@ -80,18 +80,30 @@ pub enum Written {
     End,
 }
 
+/// What [`Writer::finish`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// A durable object.
+    Object(Object),
+    /// The bytes have this digest, not the one they were announced with. Nothing is kept of them.
+    Differs(Digest),
+}
+
 /// An upload opened for writing.
 ///
 /// Dropping it forgets what was written since it was opened; [`Writer::suspend`] keeps it.
 #[derive(Debug)]
 pub struct Writer {
+    /// Where the upload stands: what has been written and hashed.
     upload: Upload,
     sink: Option<Sink>,
     on_its_way: Option<JoinHandle<Sent>>,
+    /// What came last, kept for the thread that also syncs it: a small upload costs one hop.
+    last: Option<Batch>,
     budget: Arc<Semaphore>,
 }
 
-/// A batch that was handed to the disk, and what comes back with it.
+/// A sink that is back from a thread that may block, and what it did there.
 #[derive(Debug)]
 struct Sent {
     sink: Sink,
@@ -100,6 +112,7 @@ struct Sent {
     written: Result<(), StoreError>,
 }
 
+#[derive(Debug)]
 struct Batch {
     chunks: Vec<Bytes>,
     size_bytes: usize,
@@ -108,15 +121,15 @@ struct Batch {
 
 impl Writer {
     pub(crate) fn new(upload: Upload, sink: Sink, budget: Arc<Semaphore>) -> Self {
-        Self { upload, sink: Some(sink), on_its_way: None, budget }
+        Self { upload, sink: Some(sink), on_its_way: None, last: None, budget }
     }
 
-    /// Where the upload stands.
-    pub fn upload(&self) -> &Upload {
-        &self.upload
+    /// How many bytes have been taken.
+    pub fn offset(&self) -> u64 {
+        self.upload.offset + self.last.as_ref().map_or(0, |batch| batch.size_bytes as u64)
     }
 
-    /// Writes what the stream has, until it ends or `until` has come.
+    /// Takes what the stream has, until it ends or `until` has come.
     ///
     /// A stream that fails loses nothing that came before. A slow stream holds no part of the memory
     /// budget while it is silent.
@@ -124,6 +137,9 @@ impl Writer {
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
+        if let Some(batch) = self.last.take() {
+            self.send(batch, |_, _| Ok(()));
+        }
         let outcome = loop {
             let first = match timeout_at(until, body.next()).await {
                 Err(_) => break Ok(Written::More),
@@ -148,26 +164,39 @@ impl Writer {
                 }
             }
             self.settle().await?;
-            self.send(batch);
             if let Some(outcome) = ended {
+                self.last = Some(batch);
                 break outcome;
             }
+            self.send(batch, |_, _| Ok(()));
         };
         self.settle().await?;
         outcome
     }
 
-    /// Hands a batch to a thread that may block, without waiting for it.
-    fn send(&mut self, batch: Batch) {
+    /// Hands a batch to a thread that may block, without waiting for it. Once it is written and hashed,
+    /// `then` is done on the same thread.
+    fn send(
+        &mut self,
+        batch: impl Into<Option<Batch>>,
+        then: impl FnOnce(&mut Sink, &Hasher) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let batch = batch.into();
         let mut sink = self.sink.take().expect("the sink is home after settle");
         let mut hasher = self.upload.hasher.clone();
         let offset = self.upload.offset;
         self.on_its_way = Some(tokio::task::spawn_blocking(move || {
-            let written = sink.write(offset, &batch.chunks);
-            if written.is_ok() {
-                batch.chunks.iter().for_each(|chunk| hasher.update(chunk));
+            let mut size_bytes = 0;
+            let mut written = Ok(());
+            if let Some(batch) = batch {
+                written = sink.write(offset, &batch.chunks);
+                if written.is_ok() {
+                    batch.chunks.iter().for_each(|chunk| hasher.update(chunk));
+                    size_bytes = batch.size_bytes as u64;
+                }
             }
-            Sent { sink, hasher, size_bytes: batch.size_bytes as u64, written }
+            let written = written.and_then(|()| then(&mut sink, &hasher));
+            Sent { sink, hasher, size_bytes, written }
         }));
     }
 
@@ -179,45 +208,44 @@ impl Writer {
             source: std::io::Error::other(error),
         })?;
         self.sink = Some(sink);
-        written?;
         self.upload.hasher = hasher;
         self.upload.offset += size_bytes;
-        Ok(())
+        written
     }
 
-    /// Does what blocks with the sink.
-    async fn with_sink(
-        &mut self,
-        operation: &'static str,
-        work: impl FnOnce(&mut Sink) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        self.settle().await?;
-        let mut sink = self.sink.take().expect("the sink is home after settle");
-        let (sink, done) = blocking(operation, move || {
-            let done = work(&mut sink);
-            Ok((sink, done))
-        })
-        .await?;
-        self.sink = Some(sink);
-        done
-    }
-
-    /// Makes what was written survive a power cut, so that the row saved next tells the truth.
+    /// Makes what was taken survive a power cut, so that the row saved next tells the truth.
+    ///
+    /// An error leaves the upload behind the last batch that was written.
     pub async fn checkpoint(&mut self) -> Result<&Upload, StoreError> {
-        self.with_sink("sync an object", Sink::sync).await?;
+        self.settle().await?;
+        let last = self.last.take();
+        self.send(last, |sink, _| sink.sync());
+        self.settle().await?;
         Ok(&self.upload)
     }
 
-    /// Puts the upload away until its next request.
+    /// Puts the upload away until its next request: [`Writer::checkpoint`], for the last time.
     pub async fn suspend(mut self) -> Result<Upload, StoreError> {
         self.checkpoint().await?;
         Ok(self.upload)
     }
 
-    /// Closes the object. When this returns it is durable.
-    pub async fn finish(mut self) -> Result<Object, StoreError> {
-        self.with_sink("finish an object", Sink::finish).await?;
+    /// Closes the object, if its bytes have the digest they were announced with; one of another
+    /// algorithm than the upload's is for the caller to compare. When this returns it is durable.
+    pub async fn finish(mut self, announced: &Digest) -> Result<Finished, StoreError> {
+        self.settle().await?;
+        let (last, announced) = (self.last.take(), announced.clone());
+        let differs = move |hasher: &Hasher| {
+            let digest = hasher.digest();
+            digest.algorithm() == announced.algorithm() && digest != announced
+        };
+        let asked = differs.clone();
+        self.send(last, move |sink, hasher| if asked(hasher) { Ok(()) } else { sink.finish() });
+        self.settle().await?;
         let Upload { key, offset, hasher } = self.upload;
-        Ok(Object { key, size_bytes: offset, digest: hasher.digest() })
+        if differs(&hasher) {
+            return Ok(Finished::Differs(hasher.digest()));
+        }
+        Ok(Finished::Object(Object { key, size_bytes: offset, digest: hasher.digest() }))
     }
 }

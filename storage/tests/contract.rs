@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use berth_storage::{
-    Algorithm, Digest, Key, Listed, Object, Store, StoreError, Upload, WriteError, Writer, Written,
+    Algorithm, Digest, Finished, Key, Listed, Object, Store, StoreError, Upload, WriteError, Writer, Written,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
@@ -51,6 +51,7 @@ macro_rules! contract {
 contract!(filesystem:
     bytes_out_are_bytes_in,
     a_digest_is_of_the_algorithm_asked_for,
+    bytes_of_another_digest_are_no_object,
     a_chunk_larger_than_a_batch_is_taken,
     an_upload_goes_on_where_it_was_suspended,
     what_lies_behind_the_known_offset_is_cut,
@@ -97,7 +98,18 @@ async fn write(writer: &mut Writer, bytes: &Bytes, size: usize) {
 async fn store(store: &Store, bytes: &Bytes) -> Object {
     let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     write(&mut writer, bytes, 60_000).await;
-    writer.finish().await.unwrap()
+    finish(writer, bytes).await
+}
+
+async fn finish(writer: Writer, bytes: &[u8]) -> Object {
+    finish_as(writer, &Digest::of(Algorithm::Sha256, bytes)).await
+}
+
+async fn finish_as(writer: Writer, announced: &Digest) -> Object {
+    match writer.finish(announced).await.unwrap() {
+        Finished::Object(object) => object,
+        Finished::Differs(digest) => panic!("its bytes are {digest}"),
+    }
 }
 
 async fn read(store: &Store, object: &Object, range: std::ops::Range<u64>) -> Vec<u8> {
@@ -122,7 +134,25 @@ async fn a_digest_is_of_the_algorithm_asked_for(to: &Store) {
     let bytes = content(1, 100_000);
     let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha512));
     write(&mut writer, &bytes, 10_000).await;
-    assert_eq!(writer.finish().await.unwrap().digest, Digest::of(Algorithm::Sha512, &bytes));
+    let digest = Digest::of(Algorithm::Sha512, &bytes);
+    assert_eq!(finish_as(writer, &digest).await.digest, digest);
+}
+
+async fn bytes_of_another_digest_are_no_object(to: &Store) {
+    let bytes = content(12, 100_000);
+    let mut writer = to.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
+    write(&mut writer, &bytes.slice(..60_000), 10_000).await;
+    let known = writer.suspend().await.unwrap();
+    let mut writer = to.writer(known.clone());
+    write(&mut writer, &content(13, 50_000), 10_000).await;
+
+    let finished = writer.finish(&Digest::of(Algorithm::Sha256, &bytes)).await.unwrap();
+
+    assert!(matches!(finished, Finished::Differs(_)), "{finished:?}");
+    let mut writer = to.writer(known);
+    write(&mut writer, &bytes.slice(60_000..), 10_000).await;
+    let object = finish(writer, &bytes).await;
+    assert!(read(to, &object, 0..object.size_bytes).await == bytes);
 }
 
 async fn a_chunk_larger_than_a_batch_is_taken(to: &Store) {
@@ -131,7 +161,7 @@ async fn a_chunk_larger_than_a_batch_is_taken(to: &Store) {
 
     write(&mut writer, &bytes, bytes.len()).await;
 
-    let object = writer.finish().await.unwrap();
+    let object = finish(writer, &bytes).await;
     assert!(read(to, &object, 0..object.size_bytes).await == bytes);
 }
 
@@ -147,7 +177,7 @@ async fn an_upload_goes_on_where_it_was_suspended(to: &Store) {
         upload = Upload::restore(key, Algorithm::Sha256, offset, &suspended.hash_state()).unwrap();
     }
 
-    let object = to.writer(upload).finish().await.unwrap();
+    let object = finish(to.writer(upload), &bytes).await;
 
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
     assert!(read(to, &object, 0..object.size_bytes).await == bytes);
@@ -165,7 +195,7 @@ async fn what_lies_behind_the_known_offset_is_cut(to: &Store) {
     let mut writer = to.writer(known);
     write(&mut writer, &bytes.slice(100_000..), 50_000).await;
 
-    let object = writer.finish().await.unwrap();
+    let object = finish(writer, &bytes).await;
     assert_eq!(to.size(&object.key).await.unwrap(), Some(300_000));
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
     assert!(read(to, &object, 0..300_000).await == bytes);
@@ -177,7 +207,7 @@ async fn a_dropped_writer_is_forgotten(to: &Store) {
     write(&mut writer, &content(5, 100_000), 50_000).await;
     drop(writer);
 
-    let object = to.writer(upload).finish().await.unwrap();
+    let object = finish(to.writer(upload), b"").await;
 
     assert_eq!(object.digest, Digest::of(Algorithm::Sha256, b""));
     assert_eq!(to.size(&object.key).await.unwrap(), Some(0));
@@ -258,8 +288,9 @@ async fn a_list_has_every_object_of_its_shard_in_order(to: &Store) {
     let second = Key::try_from(format!("{}b", &second.as_str()[..31])).unwrap();
     for (key, length) in [(&second, 2_000), (&first, 1_000), (&other, 3_000)] {
         let mut writer = to.writer(Upload::begin(key.clone(), Algorithm::Sha256));
-        write(&mut writer, &content(11, length), 1_000).await;
-        writer.finish().await.unwrap();
+        let bytes = content(11, length);
+        write(&mut writer, &bytes, 1_000).await;
+        finish(writer, &bytes).await;
     }
     let listed = |key: &Key, size_bytes| Listed { key: key.clone(), size_bytes };
     assert_eq!(to.list(0xa0).await.unwrap(), [listed(&first, 1_000), listed(&second, 2_000)]);
@@ -364,7 +395,7 @@ async fn any_split_gives_the_same_object(to: &Store, plan: Plan) {
         let kept = writer.suspend().await.unwrap();
         upload = Upload::restore(kept.key().clone(), algorithm, kept.offset(), &kept.hash_state()).unwrap();
     }
-    let object = to.writer(upload).finish().await.unwrap();
+    let object = finish_as(to.writer(upload), &Digest::of(algorithm, &bytes)).await;
     assert_eq!(object.digest, Digest::of(algorithm, &bytes));
     assert!(read(to, &object, 0..object.size_bytes).await == bytes);
     to.delete(&object.key).await.unwrap();

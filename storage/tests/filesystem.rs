@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use berth_storage::{Algorithm, Digest, Key, Store, StoreError, Upload, WriteError};
+use berth_storage::{
+    Algorithm, Digest, Finished, Key, Object, Store, StoreError, Upload, WriteError, Writer,
+};
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
 use tokio::time::Instant;
@@ -55,6 +57,13 @@ fn later() -> Instant {
     Instant::now() + Duration::from_mins(2)
 }
 
+async fn finish(writer: Writer, bytes: &[u8]) -> Object {
+    match writer.finish(&Digest::of(Algorithm::Sha256, bytes)).await.unwrap() {
+        Finished::Object(object) => object,
+        Finished::Differs(digest) => panic!("its bytes are {digest}"),
+    }
+}
+
 async fn refusal(root: &Path) -> StoreError {
     Store::open_filesystem(root, MEMORY).await.unwrap_err()
 }
@@ -81,8 +90,7 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
     fs::remove_file(&filler).unwrap();
     let mut writer = store.writer(kept);
     writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap();
-    let object = writer.finish().await.unwrap();
-    assert_eq!(object.digest, Digest::of(Algorithm::Sha256, &bytes));
+    let object = finish(writer, &bytes).await;
     let read = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
     assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
 }
@@ -170,7 +178,7 @@ async fn a_store_keeps_its_name_and_its_objects() {
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
     let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
     writer.write_from(&mut body(&Bytes::from_static(b"hello")), later()).await.unwrap();
-    let object = writer.finish().await.unwrap();
+    let object = finish(writer, b"hello").await;
 
     let again = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
 

@@ -309,7 +309,7 @@ async fn answers(db: &Db) -> Vec<String> {
                     tags::remove_all_of(&mut tx, id, &image).await.expect("remove");
                     manifests::remove(&mut tx, image_id).await
                 }
-                2 => blobs::link(&mut tx, id, &digest(99), 1).await,
+                2 => blobs::link(&mut tx, id, &digest(99), 1).await.map(u64::from),
                 3 => tags::set(&mut tx, id, &Tag::from_str("v2").unwrap(), &digest(99), 1).await,
                 _ => blobs::collect_blob(&mut tx, &blob).await,
             },
