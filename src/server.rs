@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use berth_auth::Policy;
-use berth_storage::{SHARDS, Store, StoreError};
+use berth_storage::{Memory, SHARDS, Store, StoreError};
 use http::HeaderValue;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -96,7 +96,11 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     db.migrate().await?;
     let StorageKind::Filesystem = config.storage.kind;
     let folder = config.storage.folder(&config.data);
-    let store = Store::open_filesystem(&folder, config.limits.upload_memory.bytes()).await?;
+    let memory = Memory {
+        upload_bytes: config.limits.upload_memory.bytes(),
+        download_bytes: config.limits.download_memory.bytes(),
+    };
+    let store = Store::open_filesystem(&folder, memory).await?;
     let context = jobs::Context { db, store, clock: Clock::System, collect_min_age: config.gc.min_age.get() };
     bind(&context, binding).await?;
     if context.db.is_exclusive() {

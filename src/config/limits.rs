@@ -12,6 +12,9 @@ pub struct Limits {
     /// What all uploads together may hold in memory. Beyond it they wait; one upload holds at most
     /// 1 MiB.
     pub upload_memory: Size,
+    /// What all downloads together may hold in memory, beside 32 KiB each. Beyond it they go on in
+    /// smaller pieces.
+    pub download_memory: Size,
     /// The largest manifest taken; a larger one is answered 413. At most 4 MiB, which is what
     /// clients read.
     pub manifest_bytes: Size,
@@ -35,6 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             upload_memory: Size::of(256 * 1024 * 1024),
+            download_memory: Size::of(256 * 1024 * 1024),
             manifest_bytes: Size::of(MANIFEST_BYTES),
             manifest_memory: Size::of(64 * 1024 * 1024),
             tags_per_push: 100,

@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::reading::{Buffers, Reading};
 use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, SHARDS, StoreError};
 
 const FORMAT: u64 = 1;
 const MARKER: &str = "berth-store.json";
-/// Read in one go; a download holds this one and the next.
+/// Read in one go for a hash.
 const READ_BYTES: usize = 256 * 1024;
 /// So much is written before the disk is asked to catch up, in the background …
 const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
@@ -35,6 +35,7 @@ pub(crate) struct Filesystem(Arc<Folder>);
 struct Folder {
     root: PathBuf,
     id: String,
+    buffers: Arc<Buffers>,
 }
 
 /// Written once, when a store is made.
@@ -55,7 +56,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Filesystem {
-    pub(crate) async fn open(root: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) async fn open(root: PathBuf, download_memory_bytes: u64) -> Result<Self, StoreError> {
         blocking("open the store", move || {
             fs::create_dir_all(&root)
                 .map_err(|source| StoreError::NotWritable { path: root.clone(), source })?;
@@ -65,7 +66,7 @@ impl Filesystem {
                 None => make(&root)?,
             };
             probe(&root)?;
-            Ok(Self(Arc::new(Folder { root, id })))
+            Ok(Self(Arc::new(Folder { root, id, buffers: Buffers::new(download_memory_bytes) })))
         })
         .await
     }
@@ -102,19 +103,13 @@ impl Filesystem {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<ByteStream, StoreError> {
-        let (path, key) = (self.path(key), key.clone());
-        let (file, first) = blocking("open an object", move || {
-            let file = open_whole(&path, &key, size_bytes)?;
-            // The first piece is read on the same thread: a small blob costs one hop, not two.
-            let first = read_piece(&file, &range, BytesMut::new())?;
-            Ok((file, (first, range)))
+        let (path, key, buffers) = (self.path(key), key.clone(), Arc::clone(&self.0.buffers));
+        let reading = blocking("open an object", move || {
+            // The first piece is read on the same thread: a small blob costs one hop.
+            Reading::begin(open_whole(&path, &key, size_bytes)?, range, buffers)
         })
         .await?;
-        let (first, range) = first;
-        let rest = range.start + first.0.len() as u64..range.end;
-        let state =
-            Reading { file: Arc::new(file), ready: Some(first), ahead: None, spare: BytesMut::new(), rest };
-        Ok(stream::unfold(state, Reading::next).boxed())
+        Ok(reading.into_stream().boxed())
     }
 
     pub(crate) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
@@ -216,50 +211,6 @@ fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreErro
         return Err(StoreError::WrongSize { key: key.clone(), expected: size_bytes, actual });
     }
     Ok(file)
-}
-
-/// What was read, and the buffer it was read into, whose memory is free again once that is sent.
-type Piece = (Bytes, BytesMut);
-
-/// Reads the first piece of a range; nothing of an empty one.
-fn read_piece(file: &File, range: &Range<u64>, mut buffer: BytesMut) -> Result<Piece, StoreError> {
-    let wanted = range.end.saturating_sub(range.start).min(READ_BYTES as u64);
-    buffer.resize(usize::try_from(wanted).expect("a piece fits memory"), 0);
-    file.read_exact_at(&mut buffer, range.start).map_err(StoreError::io("read an object"))?;
-    Ok((buffer.split().freeze(), buffer))
-}
-
-/// A download under way, one piece ahead of its reader.
-struct Reading {
-    file: Arc<File>,
-    ready: Option<Piece>,
-    ahead: Option<JoinHandle<Result<Piece, StoreError>>>,
-    /// Two buffers take turns: by the time one is needed again, its last piece has been sent.
-    spare: BytesMut,
-    rest: Range<u64>,
-}
-
-impl Reading {
-    async fn next(mut self) -> Option<(Result<Bytes, StoreError>, Self)> {
-        let piece = match (self.ready.take(), self.ahead.take()) {
-            (Some(piece), _) => Ok(piece),
-            (None, Some(task)) => task.await.unwrap_or_else(|panic| {
-                Err(StoreError::Io { operation: "read an object", source: io::Error::other(panic) })
-            }),
-            (None, None) => return None,
-        };
-        let (piece, buffer) = match piece {
-            Ok(piece) => piece,
-            Err(error) => return Some((Err(error), self)),
-        };
-        let free = std::mem::replace(&mut self.spare, buffer);
-        if !self.rest.is_empty() {
-            let (file, range) = (Arc::clone(&self.file), self.rest.clone());
-            self.rest.start = self.rest.end.min(self.rest.start + READ_BYTES as u64);
-            self.ahead = Some(spawn_blocking(move || read_piece(&file, &range, free)));
-        }
-        Some((Ok(piece), self))
-    }
 }
 
 /// The file of an upload.

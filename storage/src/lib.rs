@@ -11,6 +11,7 @@ mod error;
 mod filesystem;
 mod hasher;
 mod key;
+mod reading;
 mod upload;
 
 use std::ops::Range;
@@ -42,6 +43,15 @@ pub struct Listed {
     pub size_bytes: u64,
 }
 
+/// What a store may hold in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// For all uploads together, in bytes; beyond it they wait.
+    pub upload_bytes: u64,
+    /// For all downloads together, in bytes; beyond it each goes on in smaller pieces.
+    pub download_bytes: u64,
+}
+
 /// A place that keeps bytes by key.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -56,11 +66,11 @@ enum Backend {
 }
 
 impl Store {
-    /// Opens, or makes, a store in a local folder. All writers together buffer at most
-    /// `upload_memory_bytes`; beyond it they wait.
-    pub async fn open_filesystem(root: &Path, upload_memory_bytes: u64) -> Result<Self, StoreError> {
-        let backend = Backend::Filesystem(filesystem::Filesystem::open(root.to_owned()).await?);
-        let batches = usize::try_from(upload_memory_bytes / upload::BATCH_BYTES as u64).unwrap_or(usize::MAX);
+    /// Opens, or makes, a store in a local folder.
+    pub async fn open_filesystem(root: &Path, memory: Memory) -> Result<Self, StoreError> {
+        let filesystem = filesystem::Filesystem::open(root.to_owned(), memory.download_bytes).await?;
+        let backend = Backend::Filesystem(filesystem);
+        let batches = usize::try_from(memory.upload_bytes / upload::BATCH_BYTES as u64).unwrap_or(usize::MAX);
         // Two, or a single upload could not fill one batch while the other is on its way to the disk.
         let budget = Arc::new(Semaphore::new(batches.clamp(2, Semaphore::MAX_PERMITS)));
         Ok(Self { backend, budget })

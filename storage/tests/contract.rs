@@ -7,7 +7,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use berth_storage::{
-    Algorithm, Digest, Finished, Key, Listed, Object, Store, StoreError, Upload, WriteError, Writer, Written,
+    Algorithm, Digest, Finished, Key, Listed, Memory, Object, Store, StoreError, Upload, WriteError, Writer,
+    Written,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
@@ -18,8 +19,8 @@ use tokio::time::{Instant, timeout};
 
 /// What a writer hands to the store in one go.
 const BATCH: usize = 512 * 1024;
-/// Memory for two batches, the least there is.
-const TINY: u64 = 1;
+/// Memory for two batches, the least there is, and for two large pieces on their way out.
+const TINY: Memory = Memory { upload_bytes: 1, download_bytes: 512 * 1024 };
 /// Ample, for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -29,9 +30,9 @@ struct Scene {
     _folder: TempDir,
 }
 
-async fn filesystem(upload_memory_bytes: u64) -> Scene {
+async fn filesystem(memory: Memory) -> Scene {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open_filesystem(folder.path(), upload_memory_bytes).await.unwrap();
+    let store = Store::open_filesystem(folder.path(), memory).await.unwrap();
     Scene { store, _folder: folder }
 }
 
@@ -59,6 +60,7 @@ contract!(filesystem:
     a_session_that_claims_more_than_is_there_is_refused,
     a_session_whose_object_is_gone_is_refused,
     any_range_can_be_read,
+    a_download_beyond_the_memory_goes_on_in_smaller_pieces,
     an_object_that_is_not_there_is_an_error_before_the_first_byte,
     an_object_of_another_size_is_an_error_before_the_first_byte,
     deleting_twice_is_no_error,
@@ -237,6 +239,29 @@ async fn a_session_whose_object_is_gone_is_refused(to: &Store) {
 
     assert!(matches!(refused, StoreError::Missing { .. }), "{refused:?}");
     assert_eq!(to.size(&key).await.unwrap(), None, "it is not made again");
+}
+
+async fn a_download_beyond_the_memory_goes_on_in_smaller_pieces(to: &Store) {
+    let bytes = content(14, 1024 * 1024);
+    let object = store(to, &bytes).await;
+    let mut downloads = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let mut download = to.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
+        // Its client has yet to take it.
+        held.push(vec![download.next().await.unwrap().unwrap()]);
+        downloads.push(download);
+    }
+
+    let sizes: Vec<usize> = held.iter().map(|pieces| pieces[0].len()).collect();
+
+    let (large, small) = sizes.split_at(2);
+    let of_large: usize = large.iter().sum();
+    assert!(of_large as u64 <= TINY.download_bytes && of_large > small.iter().sum(), "{sizes:?}");
+    for (download, pieces) in downloads.into_iter().zip(&mut held) {
+        pieces.extend(download.try_collect::<Vec<_>>().await.unwrap());
+        assert!(pieces.concat() == bytes);
+    }
 }
 
 async fn any_range_can_be_read(to: &Store) {

@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use berth_storage::{
-    Algorithm, Digest, Finished, Key, Object, Store, StoreError, Upload, WriteError, Writer,
+    Algorithm, Digest, Finished, Key, Memory, Object, Store, StoreError, Upload, WriteError, Writer,
 };
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-const MEMORY: u64 = 16 * 1024 * 1024;
+const MEMORY: Memory = Memory { upload_bytes: 16 * 1024 * 1024, download_bytes: 16 * 1024 * 1024 };
 
 /// A file system of a test's own. It is unmounted when this value is dropped.
 struct Mount(PathBuf);
@@ -212,4 +212,24 @@ async fn two_writers_never_have_one_object_open() {
     assert!(matches!(second, StoreError::Busy { .. }), "{second}");
     drop(first);
     store.writer(upload).suspend().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_is_read_from_the_disk_as_it_is_from_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    let bytes = Bytes::from((0..3_000_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect::<Vec<_>>());
+    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
+    writer.write_from(&mut body(&bytes), later()).await.unwrap();
+    let object = finish(writer, &bytes).await;
+    for times in 0..2 {
+        let path = folder.path().join(&object.key.as_str()[..2]).join(object.key.as_str());
+        let file = fs::File::open(path).unwrap();
+        rustix::fs::fadvise(&file, 1_000_000, None, rustix::fs::Advice::DontNeed).unwrap();
+
+        let pieces = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
+
+        let read = pieces.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap();
+        assert!(read == bytes, "reading {times}");
+    }
 }
