@@ -3,6 +3,7 @@
 mod config;
 mod fsck;
 mod gc;
+mod http2;
 mod limits;
 mod scenes;
 mod serve;

@@ -1,43 +1,29 @@
 //! Builds the parts from a configuration, listens, and ends in good order.
 
-use std::convert::Infallible;
+mod connection;
+mod streams;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use berth_auth::Policy;
 use berth_storage::{Memory, SHARDS, Store, StoreError};
 use http::HeaderValue;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
+use self::connection::Door;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, StorageKind};
 use crate::db::{self, Db, Location, stores, uploads};
 use crate::http::{App, Settings as HttpSettings};
 use crate::jobs;
 use crate::registry::{Registry, Rule, Rules, Settings as RegistrySettings};
-
-/// What a reader has ready in one go at most; also the longest request head hyper takes in.
-const READ_BUFFER: usize = 256 * 1024;
-/// Windows of HTTP/2, wide enough for long ways, narrow enough for many connections.
-const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const STREAMS: u32 = 250;
-/// How often a silent HTTP/2 connection is asked whether it lives.
-const PING: Duration = Duration::from_secs(20);
 
 /// Trouble while the parts are put together.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +169,7 @@ impl Server {
         let ending = CancellationToken::new();
         let closing = CancellationToken::new();
         tasks.spawn(jobs::run(context, config.gc.interval.get(), ending.clone()));
-        let graceful = GracefulShutdown::new();
+        let connections = TaskTracker::new();
         let door = Door {
             router: app.clone().router(),
             header_timeout: config.http.header_timeout.get(),
@@ -194,7 +180,7 @@ impl Server {
         };
         let slots = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
         {
-            let accept = accept(&listener, &door, &slots, &graceful, &tasks);
+            let accept = door.accept(&listener, &slots, &connections);
             tokio::pin!(accept, stop);
             tokio::select! {
                 () = &mut accept => {}
@@ -207,7 +193,8 @@ impl Server {
         }
         drop(listener);
         closing.cancel();
-        if timeout(config.drain.timeout.get(), graceful.shutdown()).await.is_err() {
+        connections.close();
+        if timeout(config.drain.timeout.get(), connections.wait()).await.is_err() {
             tracing::warn!("transfers were still running after drain.timeout; they are cut");
         }
         ending.cancel();
@@ -215,111 +202,6 @@ impl Server {
         // What has been begun for a request that was cut is ended, not left half way.
         let _ = timeout(Duration::from_secs(10), tasks.wait()).await;
         db.close().await;
-    }
-}
-
-/// How a connection is taken.
-#[derive(Clone)]
-struct Door {
-    router: Router,
-    header_timeout: Duration,
-    idle_timeout: Duration,
-    header_bytes: u32,
-    /// From now on nobody begins.
-    closing: CancellationToken,
-    /// From now on nobody goes on.
-    ending: CancellationToken,
-}
-
-async fn accept(
-    listener: &TcpListener,
-    door: &Door,
-    slots: &Arc<Semaphore>,
-    graceful: &GracefulShutdown,
-    tasks: &TaskTracker,
-) {
-    loop {
-        let slot = Arc::clone(slots).acquire_owned().await.expect("the slots are never closed");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: wait for connections to end.
-                tracing::warn!(%error, "could not accept a connection");
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (door, watcher) = (door.clone(), graceful.watcher());
-        tasks.spawn(async move {
-            let ending = door.ending.clone();
-            ending.run_until_cancelled_owned(door.serve(stream, watcher)).await;
-            drop(slot);
-        });
-    }
-}
-
-impl Door {
-    /// Serves one connection, HTTP/1.1 or HTTP/2 as its first bytes say.
-    async fn serve(self, stream: TcpStream, watcher: Watcher) {
-        let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
-        let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
-            return;
-        };
-        // Small answers go out at once.
-        let _ = stream.set_nodelay(true);
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.idle_timeout));
-        let io = TokioIo::new(Box::pin(stream));
-        let router = self.router;
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let router = router.clone();
-            async move {
-                Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
-            }
-        });
-        let ended = if speaks_http2 {
-            let connection = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_concurrent_streams(STREAMS)
-                .max_header_list_size(self.header_bytes)
-                .keep_alive_interval(PING)
-                .keep_alive_timeout(PING)
-                .serve_connection(io, service);
-            watcher.watch(connection).await
-        } else {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(self.header_timeout)
-                .max_buf_size(READ_BUFFER)
-                .serve_connection(io, service);
-            watcher.watch(connection).await
-        };
-        if let Err(error) = ended {
-            // Clients hang up, and docker tries TLS first: nothing anyone must act on.
-            tracing::debug!(%error, "a connection broke off");
-        }
-    }
-}
-
-/// Looks at the first bytes without taking them: `PRI * HTTP/2.0` begins as no method of HTTP/1.1
-/// does. `None` if the connection ends first.
-async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
-    const SHORTEST: Duration = Duration::from_millis(5);
-    const LONGEST: Duration = Duration::from_millis(200);
-    let mut first = [0; 2];
-    let mut pause = SHORTEST;
-    loop {
-        match stream.peek(&mut first).await {
-            Ok(0) | Err(_) => return None,
-            // `P` alone may become POST, PUT, PATCH or PRI. Many that stop there must cost nothing.
-            Ok(1) if first[0] == b'P' => {
-                sleep(pause).await;
-                pause = LONGEST.min(2 * pause);
-            }
-            Ok(_) => return Some(first == *b"PR"),
-        }
     }
 }
 

@@ -1,0 +1,166 @@
+//! A connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::streams::Streams;
+
+/// What a reader has ready in one go at most; also the longest request head hyper takes in.
+const READ_BUFFER: usize = 256 * 1024;
+/// Windows of HTTP/2, wide enough for long ways, narrow enough for many connections.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const STREAMS: u32 = 250;
+/// How often a silent HTTP/2 connection is asked whether it lives.
+const PING: Duration = Duration::from_secs(20);
+
+type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
+
+/// How connections are taken.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) router: Router,
+    pub(super) header_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) header_bytes: u32,
+    /// From now on nobody begins.
+    pub(super) closing: CancellationToken,
+    /// From now on nobody goes on.
+    pub(super) ending: CancellationToken,
+}
+
+impl Door {
+    /// Takes connections, for ever.
+    pub(super) async fn accept(
+        &self,
+        listener: &TcpListener,
+        slots: &Arc<Semaphore>,
+        connections: &TaskTracker,
+    ) {
+        loop {
+            let slot = Arc::clone(slots).acquire_owned().await.expect("the slots are never closed");
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for connections to end.
+                    tracing::warn!(%error, "could not accept a connection");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let door = self.clone();
+            connections.spawn(async move {
+                let ending = door.ending.clone();
+                ending.run_until_cancelled_owned(door.serve(stream)).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Serves one connection, HTTP/1.1 or HTTP/2 as its first bytes say.
+    async fn serve(self, stream: TcpStream) {
+        let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
+        let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
+            return;
+        };
+        // Small answers go out at once.
+        let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.idle_timeout));
+        let io = TokioIo::new(Box::pin(stream));
+        let ended = if speaks_http2 { self.serve_http2(io).await } else { self.serve_http1(io).await };
+        if let Err(error) = ended {
+            // Clients hang up, and docker tries TLS first: nothing anyone must act on.
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    async fn serve_http1(&self, io: Io) -> hyper::Result<()> {
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let router = self.router.clone();
+            async move {
+                Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.header_timeout)
+                .max_buf_size(READ_BUFFER)
+                .serve_connection(io, service)
+        );
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    async fn serve_http2(&self, io: Io) -> hyper::Result<()> {
+        let streams = Streams::default();
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let (router, stream) = (self.router.clone(), streams.open());
+            async move {
+                let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+                Ok::<_, Infallible>(response.map(|body| stream.send(body)))
+            }
+        });
+        let mut connection = pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(self.header_bytes)
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PING)
+                .serve_connection(io, service)
+        );
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = streams.unused(self.header_timeout, self.idle_timeout) => {}
+            () = self.closing.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => ended,
+            // Nobody is left whom an answer would reach.
+            () = streams.unused(self.idle_timeout, self.idle_timeout) => Ok(()),
+        }
+    }
+}
+
+/// Looks at the first bytes without taking them: `PRI * HTTP/2.0` begins as no method of HTTP/1.1
+/// does. `None` if the connection ends first.
+async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    const SHORTEST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_millis(200);
+    let mut first = [0; 2];
+    let mut pause = SHORTEST;
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(0) | Err(_) => return None,
+            // `P` alone may become POST, PUT, PATCH or PRI. Many that stop there must cost nothing.
+            Ok(1) if first[0] == b'P' => {
+                sleep(pause).await;
+                pause = LONGEST.min(2 * pause);
+            }
+            Ok(_) => return Some(first == *b"PR"),
+        }
+    }
+}
