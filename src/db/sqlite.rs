@@ -235,6 +235,7 @@ impl Log {
 
 /// Syncs the log, and, the first time, that it is there.
 fn sync(file: Option<Arc<File>>, path: &Path) -> io::Result<Arc<File>> {
+    fail::fail_point!("db::sync", |_| Err(io::Error::other("a test says that the disk is broken")));
     if let Some(file) = file {
         file.sync_data()?;
         return Ok(file);

@@ -3,6 +3,7 @@
 mod behind;
 mod crash;
 mod database;
+mod disk;
 mod races;
 mod soak;
 mod wire;
