@@ -7,13 +7,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
 
 use super::{Db, Error, Result};
@@ -178,17 +179,15 @@ impl WriterTurn {
 struct Log {
     path: PathBuf,
     commits: AtomicU64,
-    synced: Mutex<Synced>,
+    /// The last commit that would survive a power cut.
+    synced: AtomicU64,
+    /// The log's own handle, for the one who syncs.
+    file: Mutex<Option<Arc<File>>>,
+    /// Whoever syncs has ended.
+    ended: Notify,
     /// Why a sync failed. The kernel may have dropped what it could not write, and the next sync would
     /// not say so: only what a restart finds can be trusted.
     failed: OnceLock<Arc<io::Error>>,
-}
-
-#[derive(Debug, Default)]
-struct Synced {
-    file: Option<Arc<File>>,
-    /// The last commit that would survive a power cut.
-    up_to: u64,
 }
 
 impl Log {
@@ -198,7 +197,9 @@ impl Log {
         Self {
             path: path.into(),
             commits: AtomicU64::new(0),
-            synced: Mutex::default(),
+            synced: AtomicU64::new(0),
+            file: Mutex::default(),
+            ended: Notify::new(),
             failed: OnceLock::new(),
         }
     }
@@ -212,24 +213,53 @@ impl Log {
 
     /// Returns when a commit would survive a power cut.
     async fn sync(&self, commit: u64) -> Result<()> {
-        // Who waits here for a sync that began too early for them has the next one in common with all
-        // the others who do.
-        let mut synced = self.synced.lock().await;
-        if synced.up_to < commit {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            // From here on no end is missed.
+            ended.as_mut().enable();
             self.works()?;
-            let up_to = self.commits.load(Ordering::SeqCst);
-            let (file, path) = (synced.file.clone(), self.path.clone());
-            let outcome = spawn_blocking(move || sync(file, &path)).await;
-            match outcome.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
-                Ok(file) => *synced = Synced { file: Some(file), up_to },
-                Err(error) => {
-                    tracing::error!(%error, "the disk did not keep the index; berth must be started again");
-                    let _ = self.failed.set(Arc::new(error));
-                }
+            if self.synced.load(Ordering::SeqCst) >= commit {
+                return Ok(());
+            }
+            match self.file.try_lock() {
+                Ok(file) => self.sync_for_all(file).await,
+                // A sync that began too early for this commit, maybe: then the next one is shared by
+                // all who wait here.
+                Err(_) => ended.await,
             }
         }
-        drop(synced);
-        self.works()
+    }
+
+    async fn sync_for_all(&self, file: MutexGuard<'_, Option<Arc<File>>>) {
+        // Also if this is cut half way: another one must take over.
+        let mut turn = SyncTurn { file: Some(file), ended: &self.ended };
+        let file = turn.file.as_mut().expect("it is taken when the turn ends");
+        let up_to = self.commits.load(Ordering::SeqCst);
+        let (handle, path) = (file.clone(), self.path.clone());
+        let outcome = spawn_blocking(move || sync(handle, &path)).await;
+        match outcome.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(handle) => {
+                **file = Some(handle);
+                self.synced.fetch_max(up_to, Ordering::SeqCst);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the disk did not keep the index; berth must be started again");
+                let _ = self.failed.set(Arc::new(error));
+            }
+        }
+    }
+}
+
+/// The right to sync. Whoever waits is woken when it is free again.
+struct SyncTurn<'a> {
+    file: Option<MutexGuard<'a, Option<Arc<File>>>>,
+    ended: &'a Notify,
+}
+
+impl Drop for SyncTurn<'_> {
+    fn drop(&mut self) {
+        drop(self.file.take());
+        self.ended.notify_waiters();
     }
 }
 

@@ -16,6 +16,7 @@ mod query;
 mod referrers;
 mod tags;
 mod uploads;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,7 @@ use self::body::RequestBody;
 use self::error::HttpError;
 use self::path::Resource;
 use self::query::Query;
+use self::whole::Whole;
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
 
@@ -132,11 +134,12 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
         answer(app, request, &id).await
     } else {
         // The client may hang up: what was begun ends in a known state all the same.
-        let task = app.0.tasks.spawn({
-            let (app, id) = (app.clone(), id.clone());
+        let (tasks, id) = (app.0.tasks.clone(), id.clone());
+        let work = {
+            let id = id.clone();
             async move { answer(app, request, &id).await }
-        });
-        task.await.unwrap_or_else(|panic| HttpError::Panicked(panic.to_string()).into_response(&id))
+        };
+        Whole::new(work, id, tasks).await
     };
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));

@@ -266,10 +266,9 @@ impl<'a> Turn<'a> {
         }
         let found = writer.offset() - offset;
         match chunk.size_bytes {
-            // The bytes announced and the bytes sent differ; neither is taken.
             Some(announced) if announced != found => {
-                drop(writer);
-                Err(self.give_up(&begun, RegistryError::SizeMismatch { announced, found }).await)
+                let error = RegistryError::SizeMismatch { announced, found };
+                Err(self.break_off(writer, &begun, error).await)
             }
             _ => Ok(Received { turn: self, writer, begun }),
         }
@@ -277,9 +276,15 @@ impl<'a> Turn<'a> {
 
     /// Ends a request whose bytes met trouble here; what came before that is kept if it can be.
     async fn break_off(&mut self, writer: Writer, begun: &Upload, error: RegistryError) -> RegistryError {
-        if matches!(error, RegistryError::SizeMismatch { .. }) {
-            drop(writer);
-            return self.give_up(begun, error).await;
+        match error {
+            // Cancelled, or another's: there is nothing left to keep anything for.
+            RegistryError::UploadUnknown => return error,
+            // The bytes announced and the bytes sent differ; neither is taken.
+            RegistryError::SizeMismatch { .. } => {
+                drop(writer);
+                return self.give_up(begun, error).await;
+            }
+            _ => {}
         }
         let Ok(kept) = writer.suspend().await else { return self.give_up(begun, error).await };
         if !is_full(&error) {

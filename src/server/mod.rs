@@ -198,9 +198,13 @@ impl Server {
             tracing::warn!("transfers were still running after drain.timeout; they are cut");
         }
         ending.cancel();
-        tasks.close();
         // What has been begun for a request that was cut is ended, not left half way.
-        let _ = timeout(Duration::from_secs(10), tasks.wait()).await;
+        let ends = async {
+            connections.wait().await;
+            tasks.close();
+            tasks.wait().await;
+        };
+        let _ = timeout(Duration::from_secs(10), ends).await;
         db.close().await;
     }
 }
