@@ -83,18 +83,27 @@ pub async fn heal(mut tx: &mut Tx, lost: &Stored, object: &Object) -> Result<boo
     Ok(written > 0)
 }
 
-/// Puts a blob in a repository, or starts its time there anew. Answers whether a manifest there may
-/// have been pushed before it.
-pub async fn link(mut tx: &mut Tx, repository_id: i64, digest: &Digest, now: i64) -> Result<bool> {
+/// Puts a blob in a repository, or starts its time there anew. Answers whether a manifest there was
+/// pushed before it; `None` if nothing was written, because there is no such repository, or because a
+/// manifest of it needs the blob already.
+pub async fn link(
+    mut tx: &mut Tx,
+    repository: &RepositoryName,
+    digest: &Digest,
+    now: i64,
+) -> Result<Option<bool>> {
     let sql = "INSERT INTO repository_blobs (repository_id, digest, linked_at, idle_since)
-               VALUES ($1, $2, $3, $3)
+               SELECT id, $2, $3, $3 FROM repositories WHERE name = $1
                ON CONFLICT (repository_id, digest) DO UPDATE SET idle_since = excluded.idle_since
                WHERE repository_blobs.idle_since IS NOT NULL
-               RETURNING EXISTS (SELECT 1 FROM missing_references WHERE repository_id = $1 AND digest = $2)";
-    let row: Option<(bool,)> =
-        query!(tx, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()).bind(now))?;
-    // No row: it was there, and a manifest needs it.
-    Ok(row.is_none_or(|(missed,)| missed))
+               RETURNING EXISTS (SELECT 1 FROM missing_references m
+                                 WHERE m.repository_id = repository_blobs.repository_id
+                                   AND m.digest = repository_blobs.digest)";
+    let row: Option<(bool,)> = query!(tx, fetch_optional sqlx::query_as(sql)
+        .bind(repository.as_str())
+        .bind(digest.as_str())
+        .bind(now))?;
+    Ok(row.map(|(missed,)| missed))
 }
 
 /// Starts the time of an idle blob anew; 0 where the collector was faster.

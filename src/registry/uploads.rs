@@ -163,9 +163,13 @@ impl Registry {
     /// Links a blob into a repository, with all that waited for it there.
     async fn hold_blob(&self, tx: &mut db::Tx, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let now = self.clock.now();
+        if blobs::link(tx, repository, digest, now).await? == Some(false) {
+            return Ok(());
+        }
+        // The first content of a repository, or a blob that a manifest was waiting for.
         let repository_id = repositories::ensure(tx, repository, now).await?;
-        let missed = blobs::link(tx, repository_id, digest, now).await?;
-        if missed && manifests::blob_arrived(tx, repository_id, digest).await? > 0 {
+        blobs::link(tx, repository, digest, now).await?;
+        if manifests::blob_arrived(tx, repository_id, digest).await? > 0 {
             manifests::found_missing(tx, repository_id, digest).await?;
             blobs::hold(tx, repository_id, &[digest]).await?;
         }

@@ -84,7 +84,7 @@ async fn write(db: &Db, number: u64, fate: Fate) -> db::Result<()> {
         return Ok(());
     }
     if fate == Fate::Refused {
-        blobs::link(&mut tx, 1, &digest(number), 0).await?;
+        tags::set(&mut tx, 1, &Tag::from_str("v1").expect("a tag"), &digest(number), 0).await?;
     }
     doomed_objects::insert(&mut tx, &key(number * 2 + 1), 0).await?;
     if fate == Fate::Dropped {
@@ -240,10 +240,12 @@ async fn answers(db: &Db) -> Vec<String> {
     for number in 1..4 {
         answers.note(
             "link",
-            blobs::link(&mut tx, id, &digest(number), 20 + i64::try_from(number).unwrap()).await,
+            blobs::link(&mut tx, &one, &digest(number), 20 + i64::try_from(number).unwrap()).await,
         );
     }
-    answers.note("same link", blobs::link(&mut tx, id, &digest(1), 30).await);
+    answers
+        .note("nowhere", blobs::link(&mut tx, &RepositoryName::from_str("c").unwrap(), &digest(1), 30).await);
+    answers.note("same link", blobs::link(&mut tx, &one, &digest(1), 30).await);
     answers.note("found", blobs::find(&mut tx, &one, &digest(1)).await);
     answers.note("elsewhere", blobs::find(&mut tx, &two, &digest(1)).await);
     let some = [1, 2, 9].map(digest);
@@ -263,7 +265,7 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("on hold", blobs::hold(&mut tx, id, &some).await);
     answers.note("children", manifests::need_manifests(&mut tx, index_id, id, &[&image]).await);
     answers.note("missing", manifests::need_missing(&mut tx, index_id, id, &digest(4)).await);
-    answers.note("links", blobs::link(&mut tx, id, &digest(4), 60).await);
+    answers.note("links", blobs::link(&mut tx, &one, &digest(4), 60).await);
     answers.note("arrived", manifests::blob_arrived(&mut tx, id, &digest(4)).await);
     answers.note("no more missing", manifests::found_missing(&mut tx, id, &digest(4)).await);
     for name in ["v1", "V1", "_x", "a-b", "a.b", "Z"] {
@@ -309,7 +311,7 @@ async fn answers(db: &Db) -> Vec<String> {
                     tags::remove_all_of(&mut tx, id, &image).await.expect("remove");
                     manifests::remove(&mut tx, image_id).await
                 }
-                2 => blobs::link(&mut tx, id, &digest(99), 1).await.map(u64::from),
+                2 => blobs::link(&mut tx, &one, &digest(99), 1).await.map(|_| 1),
                 3 => tags::set(&mut tx, id, &Tag::from_str("v2").unwrap(), &digest(99), 1).await,
                 _ => blobs::collect_blob(&mut tx, &blob).await,
             },
@@ -408,10 +410,10 @@ async fn a_blob_that_is_let_go_while_it_is_kept_stays_idle() {
     db.migrate().await.expect("migrate");
     let repository = RepositoryName::from_str("a").expect("a name");
     let mut tx = db.begin().await.expect("begin");
-    let id = repositories::ensure(&mut tx, &repository, 0).await.expect("ensure");
+    repositories::ensure(&mut tx, &repository, 0).await.expect("ensure");
     let object = Object { key: key(1), size_bytes: 1, digest: digest(1) };
     blobs::insert(&mut tx, &digest(1), &object, 0).await.expect("insert");
-    blobs::link(&mut tx, id, &digest(1), 0).await.expect("link");
+    blobs::link(&mut tx, &repository, &digest(1), 0).await.expect("link");
     blobs::set_idle(&mut tx, &digest(1), 5).await.expect("idle");
     tx.commit().await.expect("commit");
     let candidate = blobs::idle_blobs(&db, 10, 10).await.expect("read").remove(0);
