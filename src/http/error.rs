@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::path::PathError;
 use crate::db;
-use crate::oci::{ContentRangeError, ErrorBody, ErrorCode};
+use crate::oci::{ContentRangeError, ErrorBody, ErrorCode, range_until};
 use crate::registry::{RegistryError, SourceError};
 
 /// Seconds after which a request may do better that met trouble.
@@ -154,7 +154,7 @@ impl HttpError {
                     .extend(value(format!("bytes */{length}")).map(|value| (header::CONTENT_RANGE, value)));
             }
             Self::OutOfOrder { offset, location } => {
-                headers.extend(value(super::uploads::range(offset)).map(|value| (header::RANGE, value)));
+                headers.extend(value(range_until(offset)).map(|value| (header::RANGE, value)));
                 headers.extend(value(location).map(|value| (header::LOCATION, value)));
             }
             _ => {}

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::error::HttpError;
 use super::{CONTENT_DIGEST, Call, empty};
-use crate::oci::{ContentRange, RepositoryName};
+use crate::oci::{ContentRange, RepositoryName, range_until};
 use crate::registry::{Chunk, MountFrom, Permit, RegistryError, Session};
 
 const CHUNK_MIN: HeaderName = HeaderName::from_static("oci-chunk-min-length");
@@ -141,16 +141,11 @@ fn location(repository: &RepositoryName, id: &str) -> String {
     format!("/v2/{repository}/blobs/uploads/{id}")
 }
 
-/// Without `bytes=`, as the spec has it. `0-0` also stands for nothing yet.
-pub(super) fn range(offset: u64) -> String {
-    format!("0-{}", offset.saturating_sub(1))
-}
-
 fn accepted(repository: &RepositoryName, session: &Session, status: StatusCode) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, ascii(&location(repository, &session.id)));
-    headers.insert(header::RANGE, ascii(&range(session.offset)));
+    headers.insert(header::RANGE, ascii(&range_until(session.offset)));
     headers.insert(UPLOAD_UUID, ascii(&session.id));
     response
 }

@@ -13,5 +13,5 @@ pub mod reference;
 pub use error::{ErrorBody, ErrorCode};
 pub use manifest::{Descriptor, FallbackEntry, Manifest, ManifestError, Role};
 pub use name::{NameError, RepositoryName, Tag, TagError};
-pub use range::{ByteRange, ContentRange, ContentRangeError, Ranges};
+pub use range::{ByteRange, ContentRange, ContentRangeError, Ranges, range_until};
 pub use reference::{Reference, ReferenceError};

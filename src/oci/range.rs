@@ -205,6 +205,12 @@ impl fmt::Display for ContentRange {
     }
 }
 
+/// The `Range` of an upload that has `offset` bytes. Without `bytes=`, as the spec has it; `0-0` also
+/// stands for nothing yet.
+pub fn range_until(offset: u64) -> String {
+    format!("0-{}", offset.saturating_sub(1))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
