@@ -85,6 +85,7 @@ fn line(finding: &Finding) -> String {
         }
         Finding::UnknownObject { key, size_bytes } => format!("unknown object   {key} ({size_bytes} bytes)"),
         Finding::Restored { digest, key } => format!("restored         {digest} (object {key})"),
+        Finding::OpenMultipart { key } => format!("open multipart   object {key}"),
         Finding::Found { digest, key } => format!("found again      {digest} (object {key})"),
     }
 }

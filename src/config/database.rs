@@ -1,12 +1,11 @@
 //! `[database]`: where the index is.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret};
+use super::{ConfigError, Secret, values};
 use crate::db::Location;
 
 /// Where the index is.
@@ -30,17 +29,7 @@ impl Default for Database {
 
 impl Database {
     pub(super) fn read_url_file(&mut self) -> Result<(), ConfigError> {
-        let Some(path) = &self.url_file else { return Ok(()) };
-        if self.url.is_some() {
-            return Err(ConfigError::Invalid("database.url and database.url_file exclude each other".into()));
-        }
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        if text.trim().is_empty() {
-            return Err(ConfigError::Invalid(format!("database.url_file: {} is empty", path.display())));
-        }
-        self.url = Some(Secret::new(text.trim().to_owned()));
-        Ok(())
+        values::read("database.url", &mut self.url, self.url_file.as_ref())
     }
 
     /// Where the index is, for a data folder.

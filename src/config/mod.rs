@@ -29,7 +29,7 @@ pub use self::limits::Limits;
 pub use self::log::{Log, LogFormat};
 pub use self::reference::reference;
 pub use self::repositories::RepositoryRule;
-pub use self::storage::{Storage, StorageKind};
+pub use self::storage::{Azure, Gcs, S3, S3Encryption, Storage, StorageKind};
 pub use self::uploads::Uploads;
 pub use self::values::{Secret, Size, Span};
 
@@ -151,6 +151,7 @@ impl Config {
         }
         config.http.allow_anonymous |= overrides.allow_anonymous;
         config.database.read_url_file()?;
+        config.storage.read_secrets()?;
         config.check()?;
         Ok(config)
     }
@@ -219,6 +220,7 @@ impl Config {
         }
         self.database.location(&self.data)?;
         self.limits.check()?;
+        self.storage.check()?;
         self.repositories.iter().try_for_each(RepositoryRule::check)
     }
 }

@@ -16,27 +16,33 @@ const HEAD: &str = "# Configuration\n\n\
 pub fn reference() -> String {
     let schema = schemars::schema_for!(Config).to_value();
     let mut text = HEAD.to_owned();
-    let (sections, plain): (Vec<_>, Vec<_>) = properties(&schema)
-        .into_iter()
-        .map(|(name, property)| (name, resolve(&schema, &property)))
-        .partition(|(_, property)| property.get("properties").is_some() || property.get("items").is_some());
-    table(&mut text, &schema, "", &plain);
-    for (name, section) in sections {
-        let list = section.get("items").map(|items| resolve(&schema, items));
-        let heading = if list.is_some() { format!("[[{name}]]") } else { format!("[{name}]") };
-        let about = section.get("description").and_then(Value::as_str).unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\n## `{heading}`\n\n{}\n", one_line(about));
-        let fields = properties(list.as_ref().unwrap_or(&section));
-        let fields: Vec<_> =
-            fields.into_iter().map(|(field, property)| (field, resolve(&schema, &property))).collect();
-        let prefix = format!("{name}.");
-        table(&mut text, &schema, &prefix, &fields);
-    }
+    let whole = schema.clone();
+    section(&mut text, &schema, &whole, "");
     text
 }
 
+/// The plain settings of a section, then the sections in it.
+fn section(text: &mut String, schema: &Value, of: &Value, prefix: &str) {
+    let (sections, plain): (Vec<_>, Vec<_>) = properties(of)
+        .into_iter()
+        .map(|(name, property)| (name, resolve(schema, &property)))
+        .partition(|(_, property)| property.get("properties").is_some() || property.get("items").is_some());
+    table(text, schema, prefix, &plain);
+    for (name, inner) in sections {
+        let list = inner.get("items").map(|items| resolve(schema, items));
+        let path = format!("{prefix}{name}");
+        let heading = if list.is_some() { format!("[[{path}]]") } else { format!("[{path}]") };
+        let about = inner.get("description").and_then(Value::as_str).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n## `{heading}`\n\n{}\n", one_line(about));
+        section(text, schema, list.as_ref().unwrap_or(&inner), &format!("{path}."));
+    }
+}
+
 fn table(text: &mut String, schema: &Value, prefix: &str, fields: &[(String, Value)]) {
+    if fields.is_empty() {
+        return;
+    }
     text.push_str("\n| setting | default | meaning |\n|---|---|---|\n");
     for (name, property) in fields {
         let about = property.get("description").and_then(Value::as_str).unwrap_or_default();
@@ -47,8 +53,9 @@ fn table(text: &mut String, schema: &Value, prefix: &str, fields: &[(String, Val
 
 fn default_of(schema: &Value, prefix: &str, name: &str, property: &Value) -> String {
     let in_section = || {
-        let section = prefix.trim_end_matches('.');
-        schema.pointer(&format!("/properties/{section}/default/{name}")).cloned()
+        let mut path = prefix.split_terminator('.');
+        let section = schema.get("properties")?.get(path.next()?)?.get("default")?;
+        path.try_fold(section, |section, name| section.get(name))?.get(name).cloned()
     };
     match property.get("default").cloned().or_else(in_section) {
         None | Some(Value::Null) => String::new(),

@@ -5,14 +5,28 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{ConfigError, Secret, Size, values};
+
 /// Where the bytes are.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// What kind of store it is.
+    /// What kind of store it is: `filesystem`, `s3`, `azure` or `gcs`.
     pub kind: StorageKind,
     /// The folder of a filesystem store; `objects` in the data folder unless set.
     pub path: Option<PathBuf>,
+    /// What stands before every object's name in a bucket, so that several registries can share one.
+    pub prefix: Option<String>,
+    /// The size of the parts in which large blobs are sent to an object store, from 5MiB to 256MiB. A
+    /// blob that fits one part is sent in one request. Blobs beyond 15 GiB get larger ones by
+    /// themselves.
+    pub part_size: Size,
+    /// Bucket and credentials where `kind` is `s3`.
+    pub s3: S3,
+    /// Container and credentials where `kind` is `azure`.
+    pub azure: Azure,
+    /// Bucket and credentials where `kind` is `gcs`.
+    pub gcs: Gcs,
 }
 
 /// A kind of store.
@@ -22,6 +36,143 @@ pub enum StorageKind {
     /// A local folder.
     #[default]
     Filesystem,
+    /// Amazon S3, or whatever speaks its protocol.
+    S3,
+    /// Azure Blob Storage.
+    Azure,
+    /// Google Cloud Storage.
+    Gcs,
+}
+
+/// A bucket of Amazon S3, or of whatever speaks its protocol.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    /// The bucket, which must exist.
+    pub bucket: Option<String>,
+    /// Its region; if not set, what the environment or the profile says.
+    pub region: Option<String>,
+    /// The address of a store that is not Amazon's, as `https://minio.storage.svc:9000`.
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name goes into the path instead of the host name. If not set: yes where
+    /// there is an `endpoint`.
+    pub path_style: Option<bool>,
+    /// An access key. Without one the whole AWS chain is tried: environment, profile, SSO, process,
+    /// web identity (IRSA), EKS Pod Identity, ECS, instance metadata.
+    pub access_key_id: Option<String>,
+    /// The secret of the access key.
+    pub secret_access_key: Option<Secret>,
+    /// A file that holds the secret, for secrets that are mounted.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// The profile to take from the AWS configuration files.
+    pub profile: Option<String>,
+    /// Encryption at rest: `bucket` (what the bucket does by itself), `s3` (SSE-S3) or `kms` (SSE-KMS).
+    pub encryption: S3Encryption,
+    /// The KMS key for `encryption = "kms"`; if not set, the account's own key for S3.
+    pub kms_key_id: Option<String>,
+    /// Whether S3 derives keys from the KMS key for a while, which saves requests to KMS.
+    pub bucket_key: bool,
+    /// Whether each request says the SHA-256 of its body, which the store then compares. If not set: yes
+    /// where the address is no https.
+    pub sign_payload: Option<bool>,
+    /// Whether each request carries a CRC-64/NVME of its body: Amazon knows it, others may refuse it.
+    pub crc64nvme: bool,
+    /// Certificates to trust besides the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How S3 encrypts at rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum S3Encryption {
+    /// As the bucket says.
+    #[default]
+    Bucket,
+    /// With keys of S3.
+    S3,
+    /// With a key of KMS.
+    Kms,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Azure {
+    /// The storage account.
+    pub account: Option<String>,
+    /// The container, which must exist.
+    pub container: Option<String>,
+    /// The address, where it is not `https://ACCOUNT.blob.core.windows.net`.
+    pub endpoint: Option<String>,
+    /// The client id of a user-assigned managed identity. Without key, SAS and connection string the
+    /// environment is asked: workload identity, client secret, managed identity.
+    pub client_id: Option<String>,
+    /// A key of the storage account.
+    pub account_key: Option<Secret>,
+    /// A file that holds the key.
+    pub account_key_file: Option<PathBuf>,
+    /// A shared access signature for the container.
+    pub sas: Option<Secret>,
+    /// A file that holds the shared access signature.
+    pub sas_file: Option<PathBuf>,
+    /// A connection string, instead of account, endpoint and key or SAS.
+    pub connection_string: Option<Secret>,
+    /// A file that holds the connection string.
+    pub connection_string_file: Option<PathBuf>,
+    /// Certificates to trust besides the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gcs {
+    /// The bucket, which must exist.
+    pub bucket: Option<String>,
+    /// The address, where it is not Google's.
+    pub endpoint: Option<String>,
+    /// The key file of a service account. Without one the environment is asked: application default
+    /// credentials, workload identity, the machine's own account.
+    pub service_account_file: Option<PathBuf>,
+    /// Certificates to trust besides the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+const MIB: u64 = 1024 * 1024;
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            kind: StorageKind::default(),
+            path: None,
+            prefix: None,
+            part_size: Size::of(8 * MIB),
+            s3: S3::default(),
+            azure: Azure::default(),
+            gcs: Gcs::default(),
+        }
+    }
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            bucket: None,
+            region: None,
+            endpoint: None,
+            path_style: None,
+            access_key_id: None,
+            secret_access_key: None,
+            secret_access_key_file: None,
+            profile: None,
+            encryption: S3Encryption::default(),
+            kms_key_id: None,
+            bucket_key: true,
+            sign_payload: None,
+            crc64nvme: false,
+            ca_file: None,
+        }
+    }
 }
 
 impl Storage {
@@ -29,4 +180,95 @@ impl Storage {
     pub fn folder(&self, data: &Path) -> PathBuf {
         self.path.clone().unwrap_or_else(|| data.join("objects"))
     }
+
+    /// Reads the secrets that are in files.
+    pub(super) fn read_secrets(&mut self) -> Result<(), ConfigError> {
+        let s3 = &mut self.s3;
+        values::read(
+            "storage.s3.secret_access_key",
+            &mut s3.secret_access_key,
+            s3.secret_access_key_file.as_ref(),
+        )?;
+        let azure = &mut self.azure;
+        values::read("storage.azure.account_key", &mut azure.account_key, azure.account_key_file.as_ref())?;
+        values::read("storage.azure.sas", &mut azure.sas, azure.sas_file.as_ref())?;
+        values::read(
+            "storage.azure.connection_string",
+            &mut azure.connection_string,
+            azure.connection_string_file.as_ref(),
+        )
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let (s3, azure, gcs) = (&self.s3, &self.azure, &self.gcs);
+        let is = |kind| self.kind == kind;
+        let azure_credentials = [&azure.account_key, &azure.sas, &azure.connection_string]
+            .iter()
+            .filter(|one| one.is_some())
+            .count();
+        let endpoints = [&s3.endpoint, &azure.endpoint, &gcs.endpoint];
+        let is_address = |text: &Option<String>| {
+            text.as_ref().is_none_or(|text| text.starts_with("http://") || text.starts_with("https://"))
+        };
+        let rules = [
+            (
+                (5 * MIB..=256 * MIB).contains(&self.part_size.bytes()),
+                "storage.part_size must be between 5MiB and 256MiB",
+            ),
+            (
+                self.prefix.as_ref().is_none_or(|prefix| is_prefix(prefix)),
+                "storage.prefix is made of letters, digits, '.', '_', '-' and '/' between them",
+            ),
+            (
+                !is(StorageKind::S3) || s3.bucket.is_some(),
+                "storage.kind is s3: storage.s3.bucket must be set",
+            ),
+            (
+                s3.access_key_id.is_some() == s3.secret_access_key.is_some(),
+                "storage.s3.access_key_id and storage.s3.secret_access_key are set together or not at all",
+            ),
+            (
+                s3.access_key_id.is_none() || s3.profile.is_none(),
+                "storage.s3.access_key_id and storage.s3.profile exclude each other",
+            ),
+            (
+                s3.kms_key_id.is_none() || s3.encryption == S3Encryption::Kms,
+                "storage.s3.kms_key_id is of use only with storage.s3.encryption = \"kms\"",
+            ),
+            (
+                !is(StorageKind::Azure) || azure.container.is_some(),
+                "storage.kind is azure: storage.azure.container must be set",
+            ),
+            (
+                !is(StorageKind::Azure) || azure.account.is_some() || azure.connection_string.is_some(),
+                "storage.kind is azure: storage.azure.account must be set",
+            ),
+            (
+                azure_credentials <= 1,
+                "of storage.azure.account_key, sas and connection_string only one may be set",
+            ),
+            (
+                !is(StorageKind::Gcs) || gcs.bucket.is_some(),
+                "storage.kind is gcs: storage.gcs.bucket must be set",
+            ),
+            (
+                endpoints.into_iter().all(is_address),
+                "the endpoint of an object store begins with http:// or https://",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, text)) => Err(ConfigError::Invalid(text.into())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_prefix(prefix: &str) -> bool {
+    let segment = |segment: &str| {
+        !segment.is_empty()
+            && segment != "."
+            && segment != ".."
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    prefix.split('/').all(segment)
 }

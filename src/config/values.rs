@@ -1,11 +1,14 @@
 //! Values people write: spans of time, sizes, secrets.
 
-use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use schemars::JsonSchema;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::ConfigError;
 
 /// A span of time: `90s`, `15m`, `24h`, `7d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
@@ -98,6 +101,24 @@ impl<'de> Deserialize<'de> for Size {
         }
         deserializer.deserialize_any(Either)
     }
+}
+
+/// Reads a secret that is given as a file. `name` is the setting that holds it otherwise.
+pub(super) fn read(
+    name: &str,
+    secret: &mut Option<Secret>,
+    file: Option<&PathBuf>,
+) -> Result<(), ConfigError> {
+    let Some(path) = file else { return Ok(()) };
+    if secret.is_some() {
+        return Err(ConfigError::Invalid(format!("{name} and {name}_file exclude each other")));
+    }
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    if text.trim().is_empty() {
+        return Err(ConfigError::Invalid(format!("{name}_file: {} is empty", path.display())));
+    }
+    *secret = Some(Secret::new(text.trim().to_owned()));
+    Ok(())
 }
 
 /// A value that is shown to nobody.

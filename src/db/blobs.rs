@@ -50,6 +50,13 @@ pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Dig
     query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))
 }
 
+/// Whether there is any blob.
+pub async fn any(mut on: impl Handle) -> Result<bool> {
+    let row: Option<(i64,)> =
+        query!(on, fetch_optional sqlx::query_as("SELECT size_bytes FROM blobs LIMIT 1"))?;
+    Ok(row.is_some())
+}
+
 /// The row of a digest, whoever holds it.
 pub async fn stored(mut on: impl Handle, digest: &Digest) -> Result<Option<Stored>> {
     let sql =

@@ -4,23 +4,29 @@ use berth_storage::Key;
 
 use super::{Handle, Result, Tx, query};
 
-#[derive(sqlx::FromRow)]
-struct Row {
+/// An object to be deleted.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Doomed {
+    /// Where it is.
     #[sqlx(try_from = "String")]
-    storage_key: Key,
+    pub storage_key: Key,
+    /// The multipart upload to abort besides.
+    pub multipart: Option<String>,
 }
 
-/// Dooms an object. It is not touched before `not_before`: a writer may have it open until then.
-pub async fn insert(mut tx: &mut Tx, key: &Key, not_before: i64) -> Result<u64> {
-    let sql = "INSERT INTO doomed_objects (storage_key, not_before) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    query!(tx, execute sqlx::query(sql).bind(key.as_str()).bind(not_before))
+/// Dooms an object, and the multipart upload that was begun under its key. It is not touched before
+/// `not_before`: a writer may have it open until then.
+pub async fn insert(mut tx: &mut Tx, key: &Key, multipart: Option<&str>, not_before: i64) -> Result<u64> {
+    let sql = "INSERT INTO doomed_objects (storage_key, multipart, not_before) VALUES ($1, $2, $3)
+               ON CONFLICT DO NOTHING";
+    query!(tx, execute sqlx::query(sql).bind(key.as_str()).bind(multipart).bind(not_before))
 }
 
 /// Objects whose time has come.
-pub async fn due(mut on: impl Handle, now: i64, limit: i64) -> Result<Vec<Key>> {
-    let sql = "SELECT storage_key FROM doomed_objects WHERE not_before <= $1 ORDER BY not_before LIMIT $2";
-    let rows: Vec<Row> = query!(on, fetch_all sqlx::query_as(sql).bind(now).bind(limit))?;
-    Ok(rows.into_iter().map(|row| row.storage_key).collect())
+pub async fn due(mut on: impl Handle, now: i64, limit: i64) -> Result<Vec<Doomed>> {
+    let sql = "SELECT storage_key, multipart FROM doomed_objects WHERE not_before <= $1
+               ORDER BY not_before LIMIT $2";
+    query!(on, fetch_all sqlx::query_as(sql).bind(now).bind(limit))
 }
 
 /// Forgets an object that is gone from the store.
@@ -34,10 +40,16 @@ pub async fn postpone(mut tx: &mut Tx, key: &Key, not_before: i64) -> Result<u64
     query!(tx, execute sqlx::query(sql).bind(key.as_str()).bind(not_before))
 }
 
+/// Whether a key is doomed, with a multipart upload to abort.
+pub async fn is_key(mut on: impl Handle, key: &Key) -> Result<bool> {
+    let sql = "SELECT 1 FROM doomed_objects WHERE storage_key = $1 AND multipart IS NOT NULL LIMIT 1";
+    let row: Option<(i32,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(key.as_str()))?;
+    Ok(row.is_some())
+}
+
 /// Doomed keys from `from` on, for `fsck`.
-pub async fn keys(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Key>> {
-    let sql = "SELECT storage_key FROM doomed_objects WHERE storage_key >= $1 AND storage_key < $2
+pub async fn keys(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Doomed>> {
+    let sql = "SELECT storage_key, multipart FROM doomed_objects WHERE storage_key >= $1 AND storage_key < $2
                ORDER BY storage_key";
-    let rows: Vec<Row> = query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))?;
-    Ok(rows.into_iter().map(|row| row.storage_key).collect())
+    query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))
 }

@@ -14,7 +14,7 @@ pub async fn forget(mut tx: &mut Tx) -> Result<u64> {
     query!(tx, execute sqlx::query("DELETE FROM stores"))
 }
 
-/// Binds the index to a store.
+/// Binds the index to a store, unless it is bound to one: replicas that start together agree.
 pub async fn adopt(mut tx: &mut Tx, id: &str, now: i64) -> Result<u64> {
     let sql = "INSERT INTO stores (id, adopted_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     query!(tx, execute sqlx::query(sql).bind(id).bind(now))

@@ -1,8 +1,8 @@
 //! Upload sessions: where each upload stands, and who may write it now.
 
-use berth_storage::Key;
+use berth_storage::{Key, Layout, Parts};
 
-use super::{Handle, Result, Tx, query};
+use super::{Driver, Handle, Result, Tx, query};
 use crate::oci::RepositoryName;
 
 /// A session as it was last saved.
@@ -20,8 +20,74 @@ pub struct Session {
     pub offset_bytes: u64,
     /// The running hash.
     pub hash_state: Vec<u8>,
-    /// Until when a writer has it; past if none has.
+    /// Who has it: the key under which this writer may have put something.
+    pub writer: Option<String>,
+    /// Until when a writer has it; 0 if none has.
     pub writer_until: i64,
+    /// The multipart upload under `storage_key`.
+    pub multipart: Option<String>,
+    /// How its object is divided into parts.
+    pub part_bytes: i64,
+    /// Whether later parts are larger: 1 or 0.
+    pub parts_grow: i64,
+    /// How many parts there are in `upload_parts`.
+    #[sqlx(try_from = "i64")]
+    pub parts_count: u64,
+    /// The multipart upload that the writer has begun under its own key.
+    pub writer_multipart: Option<String>,
+}
+
+/// The columns of a [`Session`].
+macro_rules! columns {
+    () => {
+        "id, storage_key, algorithm, offset_bytes, hash_state, writer, writer_until, multipart, part_bytes,
+         parts_grow, parts_count, writer_multipart"
+    };
+}
+
+/// Something in the store that belongs to a session: a key, and the multipart upload under it.
+pub type Place = (Key, Option<String>);
+
+impl Session {
+    /// A session without a byte.
+    pub fn new(id: String, storage_key: Key, algorithm: String, hash_state: Vec<u8>) -> Self {
+        Self {
+            id,
+            storage_key,
+            algorithm,
+            offset_bytes: 0,
+            hash_state,
+            writer: None,
+            writer_until: 0,
+            multipart: None,
+            part_bytes: 0,
+            parts_grow: 0,
+            parts_count: 0,
+            writer_multipart: None,
+        }
+    }
+
+    /// Its parts, if it has been divided.
+    pub fn parts(&self) -> Option<Parts> {
+        let multipart = self.multipart.clone()?;
+        let part_bytes = u64::try_from(self.part_bytes).unwrap_or_default();
+        let layout = Layout { part_bytes, grows: self.parts_grow != 0 };
+        Some(Parts { multipart, layout, known: self.parts_count, ids: Vec::new() })
+    }
+
+    /// Where its bytes are.
+    pub fn place(&self) -> Place {
+        (self.storage_key.clone(), self.multipart.clone())
+    }
+
+    /// Where its writer may have put something that it does not stand on.
+    pub fn writers_place(&self) -> Option<Place> {
+        if self.writer_until <= 0 {
+            return None;
+        }
+        let key = Key::try_from(self.writer.clone()?).ok()?;
+        Some((key, self.writer_multipart.clone()))
+    }
 }
 
 /// Begins a session.
@@ -48,62 +114,143 @@ pub async fn insert(
 
 /// A session of this repository; one of another repository is not found.
 pub async fn find(mut on: impl Handle, repository: &RepositoryName, id: &str) -> Result<Option<Session>> {
-    let sql = "SELECT id, storage_key, algorithm, offset_bytes, hash_state, writer_until
-               FROM uploads WHERE id = $1 AND repository = $2";
+    let sql = concat!("SELECT ", columns!(), " FROM uploads WHERE id = $1 AND repository = $2");
     query!(on, fetch_optional sqlx::query_as(sql).bind(id).bind(repository.as_str()))
 }
 
-/// Makes `writer` the one who may write, if nobody else may now.
+/// Makes `writer` the one who may write a session that nobody else has.
 pub async fn claim(
     mut tx: &mut Tx,
     repository: &RepositoryName,
     id: &str,
-    writer: &str,
+    writer: &Key,
     until: i64,
-    now: i64,
 ) -> Result<Option<Session>> {
-    let sql = "UPDATE uploads SET writer = $3, writer_until = $4
-               WHERE id = $1 AND repository = $2 AND writer_until <= $5
-               RETURNING id, storage_key, algorithm, offset_bytes, hash_state, writer_until";
+    let sql = concat!(
+        "UPDATE uploads SET writer = $3, writer_until = $4, writer_multipart = NULL
+         WHERE id = $1 AND repository = $2 AND writer_until <= 0 RETURNING ",
+        columns!()
+    );
     query!(tx, fetch_optional sqlx::query_as(sql)
         .bind(id)
         .bind(repository.as_str())
-        .bind(writer)
+        .bind(writer.as_str())
+        .bind(until))
+}
+
+/// Makes `writer` the one who may write instead of another, `late`, whose time is over.
+pub async fn take_over(
+    mut tx: &mut Tx,
+    late: &Session,
+    writer: &Key,
+    until: i64,
+    now: i64,
+) -> Result<Option<Session>> {
+    let sql = concat!(
+        "UPDATE uploads SET writer = $3, writer_until = $4, writer_multipart = NULL
+         WHERE id = $1 AND writer = $2 AND writer_until <= $5 RETURNING ",
+        columns!()
+    );
+    query!(tx, fetch_optional sqlx::query_as(sql)
+        .bind(&late.id)
+        .bind(&late.writer)
+        .bind(writer.as_str())
         .bind(until)
         .bind(now))
 }
 
-/// Saves how far its writer came. `writer_until` 0 lets go of the session. None of it happens, and
-/// the answer is 0, once the session is gone or another's.
-pub async fn save(
-    mut tx: &mut Tx,
-    id: &str,
-    writer: &str,
-    (offset_bytes, hash_state): (u64, &[u8]),
-    writer_until: i64,
-    expires_at: i64,
-) -> Result<u64> {
-    let sql = "UPDATE uploads SET offset_bytes = $3, hash_state = $4, writer_until = $5, expires_at = $6
+/// Saves where a session stands. `session.writer_until` 0 lets go of it. None of it happens, and the
+/// answer is 0, once the session is gone or another's.
+pub async fn save(mut tx: &mut Tx, session: &Session, expires_at: i64) -> Result<u64> {
+    let sql = "UPDATE uploads SET offset_bytes = $3, hash_state = $4, writer_until = $5, expires_at = $6,
+                   storage_key = $7, multipart = $8, part_bytes = $9, parts_grow = $10, parts_count = $11,
+                   writer_multipart = $12
                WHERE id = $1 AND writer = $2";
     query!(tx, execute sqlx::query(sql)
-        .bind(id)
-        .bind(writer)
-        .bind(signed(offset_bytes))
-        .bind(hash_state)
-        .bind(writer_until)
-        .bind(expires_at))
+        .bind(&session.id)
+        .bind(&session.writer)
+        .bind(signed(session.offset_bytes))
+        .bind(&session.hash_state)
+        .bind(session.writer_until)
+        .bind(expires_at)
+        .bind(session.storage_key.as_str())
+        .bind(&session.multipart)
+        .bind(session.part_bytes)
+        .bind(session.parts_grow)
+        .bind(signed(session.parts_count))
+        .bind(&session.writer_multipart))
 }
 
-/// Ends a session whose bytes have become a blob.
-pub async fn remove(mut tx: &mut Tx, id: &str, writer: &str) -> Result<u64> {
-    let sql = "DELETE FROM uploads WHERE id = $1 AND writer = $2";
-    query!(tx, execute sqlx::query(sql).bind(id).bind(writer))
+/// Remembers the multipart upload that a writer has begun under its own key.
+pub async fn open_multipart(mut tx: &mut Tx, session: &Session, multipart: &str) -> Result<u64> {
+    let sql = "UPDATE uploads SET writer_multipart = $3 WHERE id = $1 AND writer = $2";
+    query!(tx, execute sqlx::query(sql).bind(&session.id).bind(&session.writer).bind(multipart))
+}
+
+/// Remembers what the store calls the parts from number `first` on.
+pub async fn add_parts(mut tx: &mut Tx, id: &str, first: u64, ids: &[String]) -> Result<()> {
+    /// Parts one statement writes: as many as a checkpoint usually has.
+    const AT_ONCE: usize = 100;
+    for (chunk, ids) in ids.chunks(AT_ONCE).enumerate() {
+        let rows: Vec<String> =
+            (0..ids.len()).map(|row| format!("($1, ${}, ${})", 2 * row + 2, 2 * row + 3)).collect();
+        let sql = format!("INSERT INTO upload_parts (upload_id, number, part_id) VALUES {}", rows.join(", "));
+        let numbers = first + (chunk * AT_ONCE) as u64..;
+        match tx.driver() {
+            Driver::Sqlite(on) => {
+                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id);
+                for (number, id) in numbers.zip(ids) {
+                    query = query.bind(signed(number)).bind(id);
+                }
+                query.execute(on).await?;
+            }
+            Driver::Postgres(on) => {
+                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id);
+                for (number, id) in numbers.zip(ids) {
+                    query = query.bind(signed(number)).bind(id);
+                }
+                query.execute(on).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the store calls the parts of a session, in order.
+pub async fn parts(mut on: impl Handle, id: &str) -> Result<Vec<String>> {
+    let sql = "SELECT part_id FROM upload_parts WHERE upload_id = $1 ORDER BY number";
+    let rows: Vec<(String,)> = query!(on, fetch_all sqlx::query_as(sql).bind(id))?;
+    Ok(rows.into_iter().map(|(part,)| part).collect())
+}
+
+/// Keeps the bytes behind a session's last part.
+pub async fn keep_tail(mut tx: &mut Tx, id: &str, content: &[u8]) -> Result<u64> {
+    let sql = "INSERT INTO upload_tails (upload_id, content) VALUES ($1, $2)
+               ON CONFLICT (upload_id) DO UPDATE SET content = excluded.content";
+    query!(tx, execute sqlx::query(sql).bind(id).bind(content))
+}
+
+/// Forgets the bytes behind a session's last part.
+pub async fn drop_tail(mut tx: &mut Tx, id: &str) -> Result<u64> {
+    query!(tx, execute sqlx::query("DELETE FROM upload_tails WHERE upload_id = $1").bind(id))
+}
+
+/// The bytes behind a session's last part.
+pub async fn tail(mut on: impl Handle, id: &str) -> Result<Vec<u8>> {
+    let sql = "SELECT content FROM upload_tails WHERE upload_id = $1";
+    let row: Option<(Vec<u8>,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(id))?;
+    Ok(row.map(|(content,)| content).unwrap_or_default())
+}
+
+/// Ends a session that its writer has; the answer is where it stood.
+pub async fn remove(mut tx: &mut Tx, id: &str, writer: &Key) -> Result<Option<Session>> {
+    let sql = concat!("DELETE FROM uploads WHERE id = $1 AND writer = $2 RETURNING ", columns!());
+    query!(tx, fetch_optional sqlx::query_as(sql).bind(id).bind(writer.as_str()))
 }
 
 /// Ends a session, whoever writes it; the answer is what to doom, and when.
 pub async fn cancel(mut tx: &mut Tx, repository: &RepositoryName, id: &str) -> Result<Option<Session>> {
-    let sql = "DELETE FROM uploads WHERE id = $1 AND repository = $2
-               RETURNING id, storage_key, algorithm, offset_bytes, hash_state, writer_until";
+    let sql = concat!("DELETE FROM uploads WHERE id = $1 AND repository = $2 RETURNING ", columns!());
     query!(tx, fetch_optional sqlx::query_as(sql).bind(id).bind(repository.as_str()))
 }
 
@@ -112,25 +259,46 @@ pub async fn cancel(mut tx: &mut Tx, repository: &RepositoryName, id: &str) -> R
 /// The conditions stand twice: PostgreSQL looks at the outer ones again when it has waited for a writer
 /// who claimed the row meanwhile.
 pub async fn expire(mut tx: &mut Tx, now: i64, limit: i64) -> Result<Vec<Session>> {
-    let sql = "DELETE FROM uploads WHERE id IN
-                   (SELECT id FROM uploads WHERE expires_at <= $1 AND writer_until <= $1
-                    ORDER BY expires_at LIMIT $2)
-                 AND expires_at <= $1 AND writer_until <= $1
-               RETURNING id, storage_key, algorithm, offset_bytes, hash_state, writer_until";
+    let sql = concat!(
+        "DELETE FROM uploads WHERE id IN
+             (SELECT id FROM uploads WHERE expires_at <= $1 AND writer_until <= $1
+              ORDER BY expires_at LIMIT $2)
+           AND expires_at <= $1 AND writer_until <= $1
+         RETURNING ",
+        columns!()
+    );
     query!(tx, fetch_all sqlx::query_as(sql).bind(now).bind(limit))
 }
 
-/// Takes every session from its writer. Only for a process that knows it is alone: the writers
+/// Sessions that a writer has. Only a process that knows it is alone may take them away: the writers
 /// were an earlier life of its own.
-pub async fn release_all(mut tx: &mut Tx) -> Result<u64> {
-    query!(tx, execute sqlx::query("UPDATE uploads SET writer = NULL, writer_until = 0 WHERE writer_until > 0"))
+pub async fn written(mut on: impl Handle) -> Result<Vec<Session>> {
+    let sql = concat!("SELECT ", columns!(), " FROM uploads WHERE writer_until > 0");
+    query!(on, fetch_all sqlx::query_as(sql))
 }
 
-/// Keys of sessions from `from` on, for `fsck`, with the offset the row knows.
+/// Takes every session from its writer.
+pub async fn release_all(mut tx: &mut Tx) -> Result<u64> {
+    let sql = "UPDATE uploads SET writer = NULL, writer_until = 0, writer_multipart = NULL
+               WHERE writer_until > 0";
+    query!(tx, execute sqlx::query(sql))
+}
+
+/// Sessions with a key from `from` on, their own or their writer's, for `fsck`.
 pub async fn keys(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Session>> {
-    let sql = "SELECT id, storage_key, algorithm, offset_bytes, hash_state, writer_until
-               FROM uploads WHERE storage_key >= $1 AND storage_key < $2 ORDER BY storage_key";
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM uploads WHERE (storage_key >= $1 AND storage_key < $2) OR (writer >= $1 AND writer < $2)"
+    );
     query!(on, fetch_all sqlx::query_as(sql).bind(from).bind(before))
+}
+
+/// Whether a session, or its writer, has a key.
+pub async fn is_key(mut on: impl Handle, key: &Key) -> Result<bool> {
+    let sql = "SELECT 1 FROM uploads WHERE storage_key = $1 OR (writer = $1 AND writer_until > 0) LIMIT 1";
+    let row: Option<(i32,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(key.as_str()))?;
+    Ok(row.is_some())
 }
 
 pub(super) fn signed(size: u64) -> i64 {

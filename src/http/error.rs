@@ -242,8 +242,14 @@ fn store(error: &StoreError) -> (Status, Code) {
         StoreError::Unsynced(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             (Status::INSUFFICIENT_STORAGE, Code::Unavailable)
         }
+        StoreError::TooLarge { .. } => (Status::PAYLOAD_TOO_LARGE, Code::BlobUploadInvalid),
         StoreError::Missing { .. }
         | StoreError::Busy { .. }
+        | StoreError::Remote { .. }
+        | StoreError::Altered { .. }
+        | StoreError::Tail(_)
+        | StoreError::Refused { .. }
+        | StoreError::Settings(_)
         | StoreError::Unsynced(_)
         | StoreError::WrongSize { .. }
         | StoreError::Io { .. }

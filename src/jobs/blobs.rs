@@ -103,7 +103,7 @@ async fn collect_blob(context: &Context, blob: &blobs::Stored) -> Result<Verdict
         }
         Err(error) => return Err(error.into()),
     }
-    doomed_objects::insert(&mut tx, &blob.storage_key, context.clock.now()).await?;
+    doomed_objects::insert(&mut tx, &blob.storage_key, None, context.clock.now()).await?;
     fail::fail_point!("jobs::before_collect_blob", |_| std::process::abort());
     tx.commit().await?;
     fail::fail_point!("jobs::blob_collected", |_| std::process::abort());

@@ -70,6 +70,12 @@ pub enum Finding {
         /// Its size in bytes.
         size_bytes: u64,
     },
+    /// A multipart upload nothing in the index knows: a crash fell between its beginning and the note of
+    /// it.
+    OpenMultipart {
+        /// The object it was to become.
+        key: Key,
+    },
     /// An object that became a blob of the index.
     Restored {
         /// The blob.
@@ -121,6 +127,7 @@ pub async fn check(
         check.shard(u8::try_from(shard).expect("shards are counted by a byte")).await?;
         (check.tell)(Event::Step { bytes: check.summary.bytes });
     }
+    check.multiparts().await?;
     let summary = check.summary;
     if options.repair {
         objects::delete(context, &mut Report::default(), &mut |_| {}).await?;
@@ -141,18 +148,22 @@ impl Check<'_> {
             listed.into_iter().map(|object| (object.key.clone(), object)).collect();
         for session in uploads::keys(db, &from, &before).await? {
             unknown.remove(&session.storage_key);
+            if let Some((key, _)) = session.writers_place() {
+                unknown.remove(&key);
+            }
         }
         // In the order in which keys move: one that moves meanwhile is seen where it was or where it is.
         let blobs = blobs::by_key(db, &from, &before).await?;
-        for blob in &blobs {
-            unknown.remove(&blob.storage_key);
+        let sizes: Vec<Option<u64>> = blobs
+            .iter()
+            .map(|blob| unknown.remove(&blob.storage_key).map(|object| object.size_bytes))
+            .collect();
+        for doomed in doomed_objects::keys(db, &from, &before).await? {
+            unknown.remove(&doomed.storage_key);
         }
-        for key in doomed_objects::keys(db, &from, &before).await? {
-            unknown.remove(&key);
-        }
-        for blob in blobs {
+        for (blob, size_bytes) in blobs.into_iter().zip(sizes) {
             self.summary.blobs += 1;
-            self.blob(blob).await?;
+            self.blob(blob, size_bytes).await?;
         }
         let mut unknown: Vec<Listed> = unknown.into_values().collect();
         unknown.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -162,9 +173,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn blob(&mut self, blob: blobs::Stored) -> Result<(), JobError> {
+    /// `listed` is the size of the blob's object, if the list had it.
+    async fn blob(&mut self, blob: blobs::Stored, listed: Option<u64>) -> Result<(), JobError> {
         let (digest, key) = (blob.digest.clone(), blob.storage_key.clone());
-        let problem = match self.context.store.size(&key).await? {
+        // Put since the list was made, or left out of it: some stores list late.
+        let size_bytes = match listed {
+            Some(size_bytes) if size_bytes == blob.size_bytes => Some(size_bytes),
+            _ => self.context.store.size(&key).await?,
+        };
+        let problem = match size_bytes {
             None => Some(Finding::MissingObject { digest, key }),
             Some(actual) if actual != blob.size_bytes => {
                 Some(Finding::WrongSize { digest, key, expected: blob.size_bytes, actual })
@@ -197,6 +214,24 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Multipart uploads that are open and belong to no session.
+    async fn multiparts(&mut self) -> Result<(), JobError> {
+        // The store first: whoever begins one has its key in the index already.
+        for (key, multipart) in self.context.store.open_multiparts().await? {
+            if uploads::is_key(&self.context.db, &key).await?
+                || doomed_objects::is_key(&self.context.db, &key).await?
+            {
+                continue;
+            }
+            self.problem(Finding::OpenMultipart { key: key.clone() });
+            if self.options.repair {
+                self.context.store.abort(&key, &multipart).await?;
+                self.summary.mended += 1;
+            }
+        }
+        Ok(())
+    }
+
     async fn hashed(&self, blob: &blobs::Stored) -> Result<Option<Finding>, JobError> {
         let (digest, key) = (blob.digest.clone(), blob.storage_key.clone());
         match self.context.store.hash(&key, blob.size_bytes, digest.algorithm()).await {
@@ -220,7 +255,7 @@ impl Check<'_> {
         if self.options.repair {
             let now = self.context.clock.now();
             let mut tx = self.context.db.begin().await?;
-            doomed_objects::insert(&mut tx, &key, now).await?;
+            doomed_objects::insert(&mut tx, &key, None, now).await?;
             tx.commit().await?;
             self.summary.mended += 1;
         }
@@ -243,7 +278,7 @@ impl Check<'_> {
             if !blobs::heal(&mut tx, &lost, &whole).await? {
                 return Ok(false);
             }
-            doomed_objects::insert(&mut tx, &lost.storage_key, now).await?;
+            doomed_objects::insert(&mut tx, &lost.storage_key, None, now).await?;
         }
         tx.commit().await?;
         self.summary.restored += 1;

@@ -93,6 +93,12 @@ pub async fn round(
     Ok(total)
 }
 
+/// Takes every session from its writer, who was an earlier life of this process. Only for a process
+/// that knows it is alone.
+pub async fn release(context: &Context) -> Result<(), JobError> {
+    uploads::release(context).await
+}
+
 /// Runs rounds until `stop`.
 pub async fn run(context: Context, every: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(every);

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
+
 use super::{BATCH, Context, JobError, Report};
-use crate::db::doomed_objects;
+use crate::db::doomed_objects::{self, Doomed};
 
 /// How long an object rests that the store would not delete.
 const RETRY_AFTER: Duration = Duration::from_mins(5);
+/// Objects that are deleted at a time.
+const AT_ONCE: usize = 16;
 
 pub(super) async fn delete(
     context: &Context,
@@ -20,8 +24,14 @@ pub(super) async fn delete(
         }
         let mut gone = Vec::new();
         let mut kept = Vec::new();
-        for key in due {
-            match context.store.delete(&key).await {
+        let mut deleting = stream::iter(due)
+            .map(|Doomed { storage_key: key, multipart }| async move {
+                let deleted = context.store.delete(&key, multipart.as_deref()).await;
+                (key, deleted)
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((key, deleted)) = deleting.next().await {
+            match deleted {
                 Ok(_) => gone.push(key),
                 Err(error) => {
                     tracing::warn!(%key, %error, "could not delete object {key}; trying again later");
@@ -29,6 +39,7 @@ pub(super) async fn delete(
                 }
             }
         }
+        drop(deleting);
         fail::fail_point!("jobs::objects_deleted", |_| std::process::abort());
         let mut tx = context.db.begin().await?;
         for key in &gone {

@@ -3,6 +3,21 @@
 use super::{BATCH, Context, JobError, Report};
 use crate::db::{doomed_objects, uploads};
 
+/// Takes every session from its writer, and dooms what the writer left.
+pub(super) async fn release(context: &Context) -> Result<(), JobError> {
+    let now = context.clock.now();
+    let mut tx = context.db.begin().await?;
+    if context.store.writes_aside() {
+        for session in uploads::written(&mut tx).await? {
+            if let Some((key, multipart)) = session.writers_place() {
+                doomed_objects::insert(&mut tx, &key, multipart.as_deref(), now).await?;
+            }
+        }
+    }
+    uploads::release_all(&mut tx).await?;
+    Ok(tx.commit().await?)
+}
+
 pub(super) async fn expire(context: &Context) -> Result<Report, JobError> {
     let now = context.clock.now();
     let mut tx = context.db.begin().await?;
@@ -11,7 +26,11 @@ pub(super) async fn expire(context: &Context) -> Result<Report, JobError> {
         return Ok(Report::default());
     }
     for session in &expired {
-        doomed_objects::insert(&mut tx, &session.storage_key, now).await?;
+        let places =
+            [Some(session.place()), session.writers_place().filter(|_| context.store.writes_aside())];
+        for (key, multipart) in places.into_iter().flatten() {
+            doomed_objects::insert(&mut tx, &key, multipart.as_deref(), now).await?;
+        }
     }
     fail::fail_point!("jobs::before_expire", |_| std::process::abort());
     tx.commit().await?;

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use berth_auth::Push;
 use berth_storage::{
-    Algorithm, Digest, Finished, Key, Object, StoreError, Upload, WriteError, Writer, Written,
+    Algorithm, Context, Digest, Finished, Key, Object, StoreError, Suspended, Upload, WriteError, Writer,
+    Written,
 };
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::blobs::Blob;
@@ -23,6 +26,8 @@ type Result<T> = std::result::Result<T, RegistryError>;
 const LEASE: Duration = Duration::from_mins(1);
 /// How often a writer saves how far it came, and renews its lease.
 const CHECKPOINT: Duration = Duration::from_secs(10);
+/// How long what a writer left is let lie whose time ran out: a request of its may still be on its way.
+const REST: Duration = Duration::from_mins(10);
 
 /// Where a session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,14 +61,12 @@ impl Registry {
     /// Begins a session. Bytes are hashed with `algorithm` as they come.
     pub async fn start_upload(&self, permit: &Permit<Push>, algorithm: Algorithm) -> Result<Session> {
         let upload = Upload::begin(Key::generate(), algorithm);
-        let session = uploads::Session {
-            id: Key::generate().to_string(),
-            storage_key: upload.key().clone(),
-            algorithm: algorithm.to_string(),
-            offset_bytes: 0,
-            hash_state: upload.hash_state(),
-            writer_until: 0,
-        };
+        let session = uploads::Session::new(
+            Key::generate().to_string(),
+            upload.key().clone(),
+            algorithm.to_string(),
+            upload.hash_state(),
+        );
         let mut tx = self.db.begin_one().await?;
         let expires_at = self.clock.after(self.settings.upload_ttl);
         uploads::insert(&mut tx, &session, permit.resource(), self.clock.now(), expires_at).await?;
@@ -81,9 +84,11 @@ impl Registry {
 
     /// Adds bytes to a session. A body that breaks off keeps what came.
     pub async fn append(&self, permit: &Permit<Push>, id: &str, chunk: Chunk) -> Result<Session> {
-        let (mut turn, upload) = self.claim(permit, id).await?;
-        turn.receive(upload, Some(chunk)).await?.put_away().await?;
-        Ok(Session { id: id.to_owned(), offset: turn.offset })
+        let mut turn = self.claim(permit, id).await?;
+        // Who places a chunk is likely to send another.
+        let expected = chunk.size_bytes.filter(|_| chunk.start.is_none());
+        turn.receive(Some(chunk), expected).await?.put_away().await?;
+        Ok(Session { id: id.to_owned(), offset: turn.row.offset_bytes })
     }
 
     /// Adds the last bytes, if any, and makes a session's bytes a blob of the permit's repository.
@@ -94,8 +99,9 @@ impl Registry {
         chunk: Option<Chunk>,
         expected: &Digest,
     ) -> Result<Blob> {
-        let (mut turn, upload) = self.claim(permit, id).await?;
-        let object = turn.receive(upload, chunk).await?.close(expected).await?;
+        let mut turn = self.claim(permit, id).await?;
+        let size_bytes = chunk.as_ref().map_or(Some(0), |chunk| chunk.size_bytes);
+        let object = turn.receive(chunk, size_bytes).await?.close(expected).await?;
         fail::fail_point!("uploads::stored", |_| std::process::abort());
         again(|| self.commit_blob(permit, &turn, &object, expected)).await
     }
@@ -106,8 +112,7 @@ impl Registry {
         let session = uploads::cancel(&mut tx, permit.resource(), id).await?;
         let session = session.ok_or(RegistryError::UploadUnknown)?;
         // A writer that has not noticed yet may still make the file; its lease says until when.
-        doomed_objects::insert(&mut tx, &session.storage_key, session.writer_until.max(self.clock.now()))
-            .await?;
+        self.doom_all(&mut tx, &session, session.writer_until.max(self.clock.now())).await?;
         fail::fail_point!("uploads::before_cancel", |_| std::process::abort());
         tx.commit().await?;
         fail::fail_point!("uploads::cancelled", |_| std::process::abort());
@@ -185,8 +190,10 @@ impl Registry {
     ) -> Result<Blob> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        if uploads::remove(&mut tx, &turn.id, &turn.writer).await? == 0 {
-            return Err(RegistryError::UploadUnknown);
+        let row = uploads::remove(&mut tx, &turn.row.id, &turn.writer).await?;
+        let row = row.ok_or(RegistryError::UploadUnknown)?;
+        if row.storage_key != object.key && row.offset_bytes > 0 {
+            doom(&mut tx, &row.place(), now).await?;
         }
         if !blobs::insert(&mut tx, digest, object, now).await? {
             let lost = blobs::stored(&mut tx, digest).await?.filter(|blob| blob.missing_since.is_some());
@@ -196,7 +203,7 @@ impl Registry {
                 // and doom ours. The other way round would break a pull that has already read their key.
                 _ => &object.key,
             };
-            doomed_objects::insert(&mut tx, doomed, now).await?;
+            doomed_objects::insert(&mut tx, doomed, None, now).await?;
         }
         self.hold_blob(&mut tx, permit.resource(), digest).await?;
         fail::fail_point!("uploads::before_commit", |_| std::process::abort());
@@ -206,37 +213,69 @@ impl Registry {
     }
 
     /// Becomes the one who writes to a session.
-    async fn claim(&self, permit: &Permit<Push>, id: &str) -> Result<(Turn<'_>, Upload)> {
-        let repository = permit.resource();
-        let writer = Key::generate().to_string();
-        let now = self.clock.now();
-        let mut tx = self.db.begin_one().await?;
-        let claimed = uploads::claim(&mut tx, repository, id, &writer, self.clock.after(LEASE), now).await?;
-        let Some(session) = claimed else {
-            drop(tx);
-            let known = uploads::find(&self.db, repository, id).await?;
-            return Err(known.map_or(RegistryError::UploadUnknown, |_| RegistryError::UploadBusy));
-        };
-        tx.commit_lightly().await?;
+    async fn claim(&self, permit: &Permit<Push>, id: &str) -> Result<Turn<'_>> {
+        let writer = Key::generate();
+        let row = self.claim_row(permit.resource(), id, &writer).await?;
         fail::fail_point!("uploads::claimed", |_| std::process::abort());
-        let algorithm = session.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
-        let upload =
-            Upload::restore(session.storage_key, algorithm, session.offset_bytes, &session.hash_state)
-                .map_err(|_| RegistryError::SessionDamaged)?;
-        let key = upload.key().clone();
-        let turn = Turn { registry: self, id: session.id, key, writer, offset: upload.offset() };
-        Ok((turn, upload))
+        let repository = permit.resource().clone();
+        Ok(Turn { registry: self, repository, row, writer, may_be_astray: false })
     }
+
+    async fn claim_row(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+        writer: &Key,
+    ) -> Result<uploads::Session> {
+        let until = self.clock.after(LEASE);
+        let mut tx = self.db.begin_one().await?;
+        if let Some(row) = uploads::claim(&mut tx, repository, id, writer, until).await? {
+            tx.commit_lightly().await?;
+            return Ok(row);
+        }
+        drop(tx);
+        let late = uploads::find(&self.db, repository, id).await?.ok_or(RegistryError::UploadUnknown)?;
+        let now = self.clock.now();
+        if late.writer_until > now {
+            return Err(RegistryError::UploadBusy);
+        }
+        let mut tx = self.db.begin().await?;
+        let row = uploads::take_over(&mut tx, &late, writer, until, now).await?;
+        let row = row.ok_or(RegistryError::UploadBusy)?;
+        if let Some(place) = late.writers_place().filter(|_| self.store.writes_aside()) {
+            doom(&mut tx, &place, self.clock.after(REST)).await?;
+        }
+        tx.commit_lightly().await?;
+        Ok(row)
+    }
+
+    /// Dooms all that a session has, and that its writer may have.
+    async fn doom_all(&self, tx: &mut db::Tx, row: &uploads::Session, not_before: i64) -> Result<()> {
+        doom(tx, &row.place(), not_before).await?;
+        if let Some(place) = row.writers_place().filter(|_| self.store.writes_aside())
+            && place.0 != row.storage_key
+        {
+            doom(tx, &place, not_before).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn doom(tx: &mut db::Tx, place: &uploads::Place, not_before: i64) -> Result<()> {
+    doomed_objects::insert(tx, &place.0, place.1.as_deref(), not_before).await?;
+    Ok(())
 }
 
 /// A claimed session.
 struct Turn<'a> {
     registry: &'a Registry,
-    id: String,
-    key: Key,
-    writer: String,
+    repository: RepositoryName,
     /// What the row was last told.
-    offset: u64,
+    row: uploads::Session,
+    /// The row's writer, and the key for whatever this writer puts.
+    writer: Key,
+    /// Whether something may be under the writer's key that the session does not stand on.
+    may_be_astray: bool,
 }
 
 /// A claimed session whose bytes have come.
@@ -248,23 +287,41 @@ struct Received<'t, 'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// Writes a chunk behind what the session has. On any failure the session is let go, at the
-    /// last byte that is known to be stored.
-    async fn receive<'t>(&'t mut self, upload: Upload, chunk: Option<Chunk>) -> Result<Received<'t, 'a>> {
-        let begun = upload.clone();
-        let offset = upload.offset();
+    /// Where the session stands.
+    fn stands(&self) -> Result<Upload> {
+        let row = &self.row;
+        let algorithm = row.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
+        let upload = Upload::restore(row.storage_key.clone(), algorithm, row.offset_bytes, &row.hash_state);
+        Ok(upload.map_err(|_| RegistryError::SessionDamaged)?.with_parts(row.parts()))
+    }
+
+    /// Goes on with the session at `upload`; it will have so many bytes if that is known.
+    fn open(&self, upload: Upload, expected_bytes: Option<u64>) -> Writer {
+        let (db, id) = (self.registry.db.clone(), self.row.id.clone());
+        let tail = async move { Ok(uploads::tail(&db, &id).await?.into()) }.boxed();
+        let context = Context { key: self.writer.clone(), expected_bytes, tail };
+        self.registry.store.writer(upload, context)
+    }
+
+    /// Writes a chunk behind what the session has, after which it has `more` bytes and will have no
+    /// others, if that is known. On any failure the session is let go, at the last byte that is known to
+    /// be stored.
+    async fn receive<'t>(&'t mut self, chunk: Option<Chunk>, more: Option<u64>) -> Result<Received<'t, 'a>> {
+        let begun = self.stands()?;
+        let offset = begun.offset();
         if let Some(start) = chunk.as_ref().and_then(|chunk| chunk.start).filter(|start| *start != offset) {
             tracing::debug!(start, offset, "chunk out of order");
-            self.save(&begun, 0).await?;
+            self.save(&begun, None, 0).await?;
             return Err(RegistryError::OutOfOrder { offset });
         }
-        let mut writer = self.registry.store.writer(upload);
+        let expected_bytes = more.map(|more| offset.saturating_add(more));
+        let mut writer = self.open(begun.clone(), expected_bytes);
         let Some(mut chunk) = chunk else { return Ok(Received { turn: self, writer, begun }) };
-        match self.write(&mut writer, &mut chunk).await {
+        match self.write(&mut writer, &mut chunk, expected_bytes).await {
             Ok(()) => {}
             Err(RegistryError::BrokenOff(why, _)) => {
                 Received { turn: &mut *self, writer, begun }.put_away().await?;
-                return Err(RegistryError::BrokenOff(why, self.offset));
+                return Err(RegistryError::BrokenOff(why, self.row.offset_bytes));
             }
             Err(error) => return Err(self.break_off(writer, &begun, error).await),
         }
@@ -278,45 +335,31 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Ends a request whose bytes met trouble here; what came before that is kept if it can be.
-    async fn break_off(&mut self, writer: Writer, begun: &Upload, error: RegistryError) -> RegistryError {
-        match error {
-            // Cancelled, or another's: there is nothing left to keep anything for.
-            RegistryError::UploadUnknown => return error,
-            // The bytes announced and the bytes sent differ; neither is taken.
-            RegistryError::SizeMismatch { .. } => {
-                drop(writer);
-                return self.give_up(begun, error).await;
-            }
-            _ => {}
-        }
-        let Ok(kept) = writer.suspend().await else { return self.give_up(begun, error).await };
-        if !is_full(&error) {
-            return self.give_up(&kept, error).await;
-        }
-        if self.save(&kept, 0).await.is_err() {
-            // The row needs the room that this request's bytes took: going on from there cuts them off.
-            let cut = self.registry.store.writer(begun.clone()).suspend().await.map(drop);
-            tracing::debug!(upload = %self.id, ?cut, "cut an upload back to where its request began");
-            return self.give_up(begun, error).await;
-        }
-        error
-    }
-
-    async fn write(&mut self, writer: &mut Writer, chunk: &mut Chunk) -> Result<()> {
+    async fn write(
+        &mut self,
+        writer: &mut Writer,
+        chunk: &mut Chunk,
+        expected_bytes: Option<u64>,
+    ) -> Result<()> {
         let begun = writer.offset();
         loop {
-            let written = writer.write_from(&mut chunk.source, Instant::now() + CHECKPOINT).await;
-            match written {
+            match writer.write_from(&mut chunk.source, Instant::now() + CHECKPOINT).await {
                 Ok(Written::End) => return Ok(()),
+                Ok(Written::Opened(multipart)) => self.note_multipart(multipart).await?,
                 Ok(Written::More) => {
                     let found = writer.offset() - begun;
                     if let Some(announced) = chunk.size_bytes.filter(|announced| found > *announced) {
                         return Err(RegistryError::SizeMismatch { announced, found });
                     }
                     let upload = writer.checkpoint().await?.clone();
-                    self.save(&upload, self.registry.clock.after(LEASE)).await?;
+                    self.save(&upload, None, self.registry.clock.after(LEASE)).await?;
                     fail::fail_point!("uploads::checkpoint", |_| std::process::abort());
+                }
+                Ok(Written::Crowded) => {
+                    let Suspended { upload, tail } = writer.suspend().await?;
+                    self.save(&upload, tail.as_ref(), 0).await?;
+                    self.claim_again().await?;
+                    *writer = self.open(self.stands()?, expected_bytes);
                 }
                 Err(WriteError::Body(why)) => return Err(RegistryError::BrokenOff(why, 0)),
                 Err(WriteError::Store(error)) => return Err(error.into()),
@@ -324,8 +367,90 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Takes the session that was just put away, as another writer with another key.
+    async fn claim_again(&mut self) -> Result<()> {
+        let writer = Key::generate();
+        self.row = self.registry.claim_row(&self.repository, &self.row.id, &writer).await?;
+        (self.writer, self.may_be_astray) = (writer, false);
+        Ok(())
+    }
+
+    /// Writes down what the store calls the multipart upload it has begun, before its first part.
+    async fn note_multipart(&mut self, multipart: String) -> Result<()> {
+        let registry = self.registry;
+        let mut tx = registry.db.begin_one().await?;
+        let noted = uploads::open_multipart(&mut tx, &self.row, &multipart).await;
+        let noted = match noted {
+            Ok(noted) => tx.commit_lightly().await.map(|()| noted > 0),
+            Err(error) => Err(error),
+        };
+        if !matches!(noted, Ok(true)) {
+            // Nobody will know of it.
+            if let Err(error) = registry.store.delete(&self.writer, Some(&multipart)).await {
+                tracing::warn!(key = %self.writer, %error, "could not abort a multipart upload");
+            }
+        }
+        if !noted? {
+            return Err(RegistryError::UploadUnknown);
+        }
+        self.row.writer_multipart = Some(multipart);
+        fail::fail_point!("uploads::multipart_noted", |_| std::process::abort());
+        Ok(())
+    }
+
+    /// Ends a request whose bytes met trouble here; what came before that is kept if it can be.
+    async fn break_off(&mut self, mut writer: Writer, begun: &Upload, error: RegistryError) -> RegistryError {
+        match error {
+            // Cancelled, or another's: there is nothing left to keep anything for.
+            RegistryError::UploadUnknown | RegistryError::UploadBusy => return error,
+            // The bytes announced and the bytes sent differ; neither is taken.
+            RegistryError::SizeMismatch { .. } => {
+                drop(writer);
+                return self.go_back(begun, error).await;
+            }
+            _ => self.may_be_astray = true,
+        }
+        let Ok(kept) = writer.suspend().await else { return self.go_back(begun, error).await };
+        if !is_full(&error) {
+            return self.give_up(&kept.upload, kept.tail.as_ref(), error).await;
+        }
+        if self.save(&kept.upload, kept.tail.as_ref(), 0).await.is_err() {
+            // The row needs the room that this request's bytes took: going on from there cuts them off.
+            let cut = self.open(begun.clone(), None).suspend().await.map(drop);
+            tracing::debug!(upload = %self.row.id, ?cut, "cut an upload back to where its request began");
+            return self.go_back(begun, error).await;
+        }
+        error
+    }
+
+    /// Lets go of the session where it stood when the request began, if that can be gone on from: parts
+    /// that have come since cannot be undone, and then it ends.
+    async fn go_back(&mut self, begun: &Upload, error: RegistryError) -> RegistryError {
+        if self.can_go_back(begun) {
+            return self.give_up(begun, None, error).await;
+        }
+        if let Err(second) = self.end().await {
+            tracing::warn!(upload = %self.row.id, %second, "could not end an upload session after an error");
+        }
+        error
+    }
+
+    fn can_go_back(&self, to: &Upload) -> bool {
+        let row = &self.row;
+        to.key() == &row.storage_key
+            && to.parts().map(|parts| &parts.multipart) == row.multipart.as_ref()
+            && to
+                .parts()
+                .is_none_or(|parts| parts.count() == row.parts_count && to.offset() == row.offset_bytes)
+    }
+
     /// Lets go of the session at `upload` because of `error`, which is what the client hears.
-    async fn give_up(&mut self, upload: &Upload, error: RegistryError) -> RegistryError {
+    async fn give_up(
+        &mut self,
+        upload: &Upload,
+        tail: Option<&Bytes>,
+        error: RegistryError,
+    ) -> RegistryError {
         // What the row remembers is not in the store, or may not be: nothing can go on from there.
         let lost = matches!(
             error,
@@ -333,9 +458,9 @@ impl<'a> Turn<'a> {
                 StoreError::Missing { .. } | StoreError::WrongSize { .. } | StoreError::Unsynced(_)
             )
         );
-        let ended = if lost { self.end().await } else { self.save(upload, 0).await };
+        let ended = if lost { self.end().await } else { self.save(upload, tail, 0).await };
         if let Err(second) = ended {
-            tracing::warn!(upload = %self.id, %second, "could not save an upload session after an error");
+            tracing::warn!(upload = %self.row.id, %second, "could not save an upload session after an error");
         }
         match error {
             RegistryError::Store(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => {
@@ -346,29 +471,72 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Ends the session and dooms its object.
+    /// Ends the session and dooms what it has.
     async fn end(&self) -> Result<()> {
         let mut tx = self.registry.db.begin().await?;
-        if uploads::remove(&mut tx, &self.id, &self.writer).await? > 0 {
-            doomed_objects::insert(&mut tx, &self.key, self.registry.clock.now()).await?;
+        if let Some(row) = uploads::remove(&mut tx, &self.row.id, &self.writer).await? {
+            self.registry.doom_all(&mut tx, &row, self.registry.clock.now()).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    async fn save(&mut self, upload: &Upload, until: i64) -> Result<()> {
-        let registry = self.registry;
-        let expires_at = registry.clock.after(registry.settings.upload_ttl);
-        let stands = (upload.offset(), upload.hash_state());
-        let mut tx = registry.db.begin_one().await?;
-        let saved =
-            uploads::save(&mut tx, &self.id, &self.writer, (stands.0, &stands.1), until, expires_at).await?;
-        tx.commit_lightly().await?;
+    /// Tells the row where the session stands, and lets go of it if `until` is 0.
+    async fn save(&mut self, upload: &Upload, tail: Option<&Bytes>, until: i64) -> Result<()> {
+        let (registry, before) = (self.registry, &self.row);
+        let mut row = uploads::Session {
+            offset_bytes: upload.offset(),
+            hash_state: upload.hash_state(),
+            storage_key: upload.key().clone(),
+            writer_until: until,
+            ..before.clone()
+        };
+        let mut new_parts: &[String] = &[];
+        if let Some(parts) = upload.parts() {
+            let saved = if row.multipart.as_ref() == Some(&parts.multipart) { before.parts_count } else { 0 };
+            let known = usize::try_from(saved - parts.known).unwrap_or(usize::MAX);
+            new_parts = parts.ids.get(known..).unwrap_or_default();
+            row.multipart = Some(parts.multipart.clone());
+            row.part_bytes = i64::try_from(parts.layout.part_bytes).unwrap_or(i64::MAX);
+            row.parts_grow = i64::from(parts.layout.grows);
+            row.parts_count = parts.count();
+        }
+        let now = registry.clock.now();
+        let is_adopted = row.storage_key == self.writer;
+        let left = (before.storage_key != row.storage_key && before.offset_bytes > 0).then(|| before.place());
+        let astray = (until == 0
+            && !is_adopted
+            && registry.store.writes_aside()
+            && (self.may_be_astray || before.writer_multipart.is_some()))
+        .then(|| (self.writer.clone(), before.writer_multipart.clone()));
+        if is_adopted || until == 0 {
+            row.writer_multipart = None;
+        }
+        let has_moved = (row.offset_bytes, row.parts_count) != (before.offset_bytes, before.parts_count);
+        let tail = tail.filter(|_| has_moved);
+        let drop_tail = tail.is_none() && has_moved && before.multipart.is_some();
+        let is_one =
+            new_parts.is_empty() && left.is_none() && astray.is_none() && tail.is_none() && !drop_tail;
+        let mut tx = if is_one { registry.db.begin_one().await? } else { registry.db.begin().await? };
+        let saved = uploads::save(&mut tx, &row, registry.clock.after(registry.settings.upload_ttl)).await?;
         // Cancelled, or another's since the lease ran out: what was written is nobody's.
+        if saved > 0 {
+            let first = row.parts_count - new_parts.len() as u64;
+            uploads::add_parts(&mut tx, &row.id, first, new_parts).await?;
+            if let Some(tail) = tail {
+                uploads::keep_tail(&mut tx, &row.id, tail).await?;
+            } else if drop_tail {
+                uploads::drop_tail(&mut tx, &row.id).await?;
+            }
+            for place in left.iter().chain(&astray) {
+                doom(&mut tx, place, now).await?;
+            }
+        }
+        tx.commit_lightly().await?;
         if saved == 0 {
             return Err(RegistryError::UploadUnknown);
         }
-        self.offset = upload.offset();
+        self.row = row;
         Ok(())
     }
 }
@@ -377,10 +545,10 @@ impl Received<'_, '_> {
     /// Keeps the bytes for the session's next request.
     async fn put_away(self) -> Result<()> {
         let Self { turn, mut writer, begun } = self;
-        match writer.checkpoint().await {
-            Ok(upload) => {
+        match writer.suspend().await {
+            Ok(Suspended { upload, tail }) => {
                 fail::fail_point!("uploads::suspended", |_| std::process::abort());
-                turn.save(upload, 0).await
+                turn.save(&upload, tail.as_ref(), 0).await
             }
             Err(error) => Err(turn.break_off(writer, &begun, error.into()).await),
         }
@@ -390,13 +558,19 @@ impl Received<'_, '_> {
     /// request adds nothing: what was damaged on its way can be sent again.
     async fn close(self, expected: &Digest) -> Result<Object> {
         let Self { turn, writer, begun } = self;
+        let earlier = match turn.row.parts_count {
+            0 => Vec::new(),
+            _ => uploads::parts(&turn.registry.db, &turn.row.id).await?,
+        };
         let mismatch = |actual| RegistryError::DigestMismatch { expected: expected.clone(), actual };
-        let object = match writer.finish(expected).await {
+        let object = match writer.finish(expected, earlier).await {
             Ok(Finished::Object(object)) => object,
-            Ok(Finished::Differs(actual)) => return Err(turn.give_up(&begun, mismatch(actual)).await),
+            Ok(Finished::Differs(actual)) => return Err(turn.go_back(&begun, mismatch(actual)).await),
             Err(error) => {
-                // Back to where the request began, which makes room if that is what was missing.
-                let writer = turn.registry.store.writer(begun.clone());
+                // Back to where the request began, which makes room if that is what was missing, or to
+                // what has been written down since.
+                let back = if turn.can_go_back(&begun) { begun.clone() } else { turn.stands()? };
+                let writer = turn.open(back, None);
                 return Err(turn.break_off(writer, &begun, error.into()).await);
             }
         };
@@ -407,8 +581,11 @@ impl Received<'_, '_> {
         let store = &turn.registry.store;
         match store.hash(&object.key, object.size_bytes, expected.algorithm()).await {
             Ok(actual) if actual == *expected => Ok(object),
-            Ok(actual) => Err(turn.give_up(&begun, mismatch(actual)).await),
-            Err(error) => Err(turn.give_up(&begun, error.into()).await),
+            Ok(actual) => {
+                turn.may_be_astray = true;
+                Err(turn.go_back(&begun, mismatch(actual)).await)
+            }
+            Err(error) => Err(turn.give_up(&begun, None, error.into()).await),
         }
     }
 }

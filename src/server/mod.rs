@@ -1,6 +1,7 @@
 //! Builds the parts from a configuration, listens, and ends in good order.
 
 mod connection;
+mod storage;
 mod streams;
 
 use std::future::Future;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_auth::Policy;
-use berth_storage::{Memory, SHARDS, Store, StoreError};
+use berth_storage::StoreError;
 use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -19,8 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Door;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, StorageKind};
-use crate::db::{self, Db, Location, stores, uploads};
+use crate::config::{Config, ConfigError};
+use crate::db::{self, Db, Location, stores};
 use crate::http::{App, Settings as HttpSettings};
 use crate::jobs;
 use crate::registry::{Registry, Rule, Rules, Settings as RegistrySettings};
@@ -37,6 +38,9 @@ pub enum ServerError {
     /// In the store.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    /// While an earlier life was tidied up.
+    #[error(transparent)]
+    Job(#[from] jobs::JobError),
     /// The store holds objects and the index is new.
     #[error(
         "the store at {store} holds objects, but this index knows none of them; give back the database it \
@@ -80,19 +84,11 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     // The index first: for SQLite it is also what keeps a second process away from the folder.
     let db = Db::open(&location).await?;
     db.migrate().await?;
-    let StorageKind::Filesystem = config.storage.kind;
-    let folder = config.storage.folder(&config.data);
-    let memory = Memory {
-        upload_bytes: config.limits.upload_memory.bytes(),
-        download_bytes: config.limits.download_memory.bytes(),
-    };
-    let store = Store::open_filesystem(&folder, memory).await?;
+    let store = storage::open(config, &db, &Clock::System).await?;
     let context = jobs::Context { db, store, clock: Clock::System, collect_min_age: config.gc.min_age.get() };
     bind(&context, binding).await?;
     if context.db.is_exclusive() {
-        let mut tx = context.db.begin().await?;
-        uploads::release_all(&mut tx).await?;
-        tx.commit().await?;
+        jobs::release(&context).await?;
     }
     Ok(context)
 }
@@ -100,23 +96,20 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
 async fn bind(context: &jobs::Context, binding: Binding) -> Result<(), ServerError> {
     let (db, store) = (&context.db, &context.store);
     let known = stores::find(db).await?;
-    if known.as_deref() == Some(store.id()) {
+    if known.is_some() && known.as_deref() == store.id() {
         return Ok(());
     }
     if binding == Binding::Check {
         if known.is_some() {
             return Err(ServerError::OtherStore { store: store.location() });
         }
-        for shard in 0..SHARDS {
-            let shard = u8::try_from(shard).expect("shards are counted by a byte");
-            if !store.list(shard).await?.is_empty() {
-                return Err(ServerError::Unindexed { store: store.location() });
-            }
+        if !store.is_empty().await? {
+            return Err(ServerError::Unindexed { store: store.location() });
         }
     }
     let mut tx = db.begin().await?;
     stores::forget(&mut tx).await?;
-    stores::adopt(&mut tx, store.id(), context.clock.now()).await?;
+    stores::adopt(&mut tx, store.id().unwrap_or_default(), context.clock.now()).await?;
     Ok(tx.commit().await?)
 }
 
@@ -140,6 +133,9 @@ impl Server {
             TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
         let context = open(&config, Binding::Check).await?;
+        if let Some(advice) = context.store.advice().await {
+            tracing::warn!("{advice}");
+        }
         let jobs::Context { db, store, clock, .. } = context.clone();
         let registry = Registry::new(db, store, clock, registry_settings(&config)?);
         let tasks = TaskTracker::new();

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use crate::Key;
 
+/// What another library said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Trouble in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -45,6 +48,42 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The object store did not do what it was asked to, after several tries.
+    #[error("could not {operation}: {source}")]
+    Remote {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        source: Cause,
+    },
+    /// What is stored is not what was sent.
+    #[error("object {key} was not stored as it was sent: {reason}")]
+    Altered {
+        /// The key it was put under.
+        key: Key,
+        /// What differs.
+        reason: String,
+    },
+    /// The index could not give the bytes an upload goes on with.
+    #[error("could not read the tail of an upload: {0}")]
+    Tail(Cause),
+    /// The object is too large for the store.
+    #[error("the upload is larger than {limit} bytes, which is all that its parts can hold")]
+    TooLarge {
+        /// What would fit, in bytes.
+        limit: u64,
+    },
+    /// The object store cannot be used as it is configured.
+    #[error("cannot use {location}: {source}; check its address, its credentials, and what they may do")]
+    Refused {
+        /// The store.
+        location: String,
+        /// Why it failed.
+        source: Cause,
+    },
+    /// The settings of the object store make no sense.
+    #[error("{0}")]
+    Settings(String),
     /// The folder cannot be written.
     #[error("cannot write in {path}: {source}; give the user that runs berth the right to write there")]
     NotWritable {

@@ -6,27 +6,31 @@
 //! ([`Upload`], [`Writer`]), to stop in the middle and go on later, and to answer only when an object
 //! is durable.
 
+mod budget;
+pub mod cloud;
 pub mod digest;
 mod error;
 mod filesystem;
 mod hasher;
 mod key;
-mod reading;
+mod s3;
 mod upload;
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use tokio::sync::Semaphore;
+use url::Url;
 
-pub use digest::{Algorithm, Digest, DigestError};
-pub use error::{StoreError, WriteError};
-pub use hasher::{HashStateError, Hasher};
-pub use key::{Key, KeyError};
-pub use upload::{Finished, Object, Upload, Writer, Written};
+use self::budget::Budget;
+pub use self::digest::{Algorithm, Digest, DigestError};
+pub use self::error::{Cause, StoreError, WriteError};
+pub use self::hasher::{HashStateError, Hasher};
+pub use self::key::{Key, KeyError};
+pub use self::upload::{Context, Finished, Layout, Object, Parts, Suspended, Tail, Upload, Writer, Written};
 
 /// How many shards [`Store::list`] is divided in.
 pub const SHARDS: u16 = 256;
@@ -56,45 +60,71 @@ pub struct Memory {
 #[derive(Debug, Clone)]
 pub struct Store {
     backend: Backend,
-    /// What all uploads together may buffer, in units of one batch.
-    budget: Arc<Semaphore>,
+    /// What all uploads together may hold.
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Clone)]
 enum Backend {
     Filesystem(filesystem::Filesystem),
+    Cloud(cloud::Cloud),
 }
 
 impl Store {
     /// Opens, or makes, a store in a local folder.
     pub async fn open_filesystem(root: &Path, memory: Memory) -> Result<Self, StoreError> {
         let filesystem = filesystem::Filesystem::open(root.to_owned(), memory.download_bytes).await?;
-        let backend = Backend::Filesystem(filesystem);
-        let batches = usize::try_from(memory.upload_bytes / upload::BATCH_BYTES as u64).unwrap_or(usize::MAX);
-        // Two, or a single upload could not fill one batch while the other is on its way to the disk.
-        let budget = Arc::new(Semaphore::new(batches.clamp(2, Semaphore::MAX_PERMITS)));
-        Ok(Self { backend, budget })
+        // Two batches, or a single upload could not fill one while the other is on its way to the disk.
+        let budget = Budget::new(memory.upload_bytes, 2 * filesystem::BATCH_BYTES as u64);
+        Ok(Self { backend: Backend::Filesystem(filesystem), budget })
+    }
+
+    /// Opens a store in S3, Azure Blob or Google Cloud Storage. One that is new has no id until it is
+    /// given one by [`Store::name`].
+    pub async fn open_cloud(settings: &cloud::Settings, memory: Memory) -> Result<Self, StoreError> {
+        let cloud = cloud::Cloud::open(settings).await?;
+        let budget = Budget::new(memory.upload_bytes, settings.part_bytes);
+        Ok(Self { backend: Backend::Cloud(cloud), budget })
     }
 
     /// The store's own name, made when it was; an index remembers which store it describes.
-    pub fn id(&self) -> &str {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.id()
+    pub fn id(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Filesystem(filesystem) => Some(filesystem.id()),
+            Backend::Cloud(cloud) => cloud.id(),
+        }
+    }
+
+    /// Gives a new store its id. One that has an id keeps it.
+    pub async fn name(&self, id: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Filesystem(_) => Ok(()),
+            Backend::Cloud(cloud) => cloud.name(id).await,
+        }
     }
 
     /// Where the store is, for people.
     pub fn location(&self) -> String {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.location()
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.location(),
+            Backend::Cloud(cloud) => cloud.location(),
+        }
     }
 
-    /// Goes on with an upload where it stands, all of which must have been made durable by
+    /// Whether what a writer puts is under a key of its own, [`Context::key`], until the index is told.
+    pub fn writes_aside(&self) -> bool {
+        matches!(self.backend, Backend::Cloud(_))
+    }
+
+    /// Goes on with an upload where it stands, all of which must have been told to the index by
     /// [`Writer::checkpoint`] or [`Writer::suspend`]; whatever an earlier writer left behind that point
     /// is dropped. Nothing happens in the store before the first byte, or the end.
-    pub fn writer(&self, upload: Upload) -> Writer {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        let sink = filesystem.sink(upload.key(), upload.offset());
-        Writer::new(upload, sink, Arc::clone(&self.budget))
+    pub fn writer(&self, upload: Upload, context: Context) -> Writer {
+        let budget = Arc::clone(&self.budget);
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.writer(upload, budget).into(),
+            Backend::Cloud(cloud) => cloud.writer(upload, context, budget).into(),
+        }
     }
 
     /// Reads `range` of an object that has `size_bytes` bytes.
@@ -106,31 +136,83 @@ impl Store {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<ByteStream, StoreError> {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.read(key, size_bytes, range).await
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, range).await,
+            Backend::Cloud(cloud) => cloud.read(key, size_bytes, range).await,
+        }
     }
 
     /// The size of an object in bytes; `None` if it is not there.
     pub async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.size(key).await
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.size(key).await,
+            Backend::Cloud(cloud) => cloud.size(key).await,
+        }
     }
 
-    /// Deletes an object, for good when this returns. One that is not there is no error: `false`.
-    pub async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.delete(key).await
+    /// Deletes an object, for good when this returns, and the multipart upload that was begun under its
+    /// key, if there was one. One that is not there is no error: `false`, where the store tells.
+    pub async fn delete(&self, key: &Key, multipart: Option<&str>) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.delete(key).await,
+            Backend::Cloud(cloud) => cloud.delete(key, multipart).await,
+        }
+    }
+
+    /// Ends a multipart upload that will not be completed. One that is not there is no error.
+    pub async fn abort(&self, key: &Key, multipart: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Filesystem(_) => Ok(()),
+            Backend::Cloud(cloud) => cloud.abort(key, multipart).await,
+        }
+    }
+
+    /// The multipart uploads that were begun, and neither completed nor aborted, where the store tells.
+    /// For `fsck`.
+    pub async fn open_multiparts(&self) -> Result<Vec<(Key, String)>, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(_) => Ok(Vec::new()),
+            Backend::Cloud(cloud) => cloud.open_multiparts().await,
+        }
+    }
+
+    /// What the operator should know of the store, if anything.
+    pub async fn advice(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Filesystem(_) => None,
+            Backend::Cloud(cloud) => cloud.advice().await,
+        }
     }
 
     /// What is stored under the keys of one shard (0 to [`SHARDS`] - 1), in key order. For `fsck`.
     pub async fn list(&self, shard: u8) -> Result<Vec<Listed>, StoreError> {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.list(shard).await
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.list(shard).await,
+            Backend::Cloud(cloud) => cloud.list(shard).await,
+        }
+    }
+
+    /// Whether there is no object at all.
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.is_empty().await,
+            Backend::Cloud(cloud) => cloud.is_empty().await,
+        }
     }
 
     /// Hashes an object from its first byte to its last.
     pub async fn hash(&self, key: &Key, size_bytes: u64, algorithm: Algorithm) -> Result<Digest, StoreError> {
-        let Backend::Filesystem(filesystem) = &self.backend;
-        filesystem.hash(key, size_bytes, algorithm).await
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.hash(key, size_bytes, algorithm).await,
+            Backend::Cloud(cloud) => cloud.hash(key, size_bytes, algorithm).await,
+        }
+    }
+
+    /// A URL that anyone may read the object with, for so long; `None` where there is no such thing.
+    pub async fn signed_url(&self, key: &Key, expires_in: Duration) -> Result<Option<Url>, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(_) => Ok(None),
+            Backend::Cloud(cloud) => cloud.signed_url(key, expires_in).await.map(Some),
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! What only a store in a folder can meet: a disk that is full, a folder that is not ours.
 
+mod backends;
+mod session;
+
 use std::convert::Infallible;
 use std::fs;
 use std::io::Write as _;
@@ -7,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use berth_storage::{
-    Algorithm, Digest, Finished, Key, Memory, Object, Store, StoreError, Upload, WriteError, Writer,
-};
+use berth_storage::{Algorithm, Digest, Memory, Store, StoreError, WriteError};
 use bytes::Bytes;
-use futures_util::{TryStreamExt as _, stream};
-use tokio::time::Instant;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::backends::{TINY, content};
+use self::session::Session;
 
 const MEMORY: Memory = Memory { upload_bytes: 16 * 1024 * 1024, download_bytes: 16 * 1024 * 1024 };
 
@@ -53,17 +58,6 @@ fn body(bytes: &Bytes) -> impl futures_util::Stream<Item = Result<Bytes, Infalli
     stream::iter([Ok(bytes.clone())])
 }
 
-fn later() -> Instant {
-    Instant::now() + Duration::from_mins(2)
-}
-
-async fn finish(writer: Writer, bytes: &[u8]) -> Object {
-    match writer.finish(&Digest::of(Algorithm::Sha256, bytes)).await.unwrap() {
-        Finished::Object(object) => object,
-        Finished::Differs(digest) => panic!("its bytes are {digest}"),
-    }
-}
-
 async fn refusal(root: &Path) -> StoreError {
     Store::open_filesystem(root, MEMORY).await.unwrap_err()
 }
@@ -76,23 +70,76 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
     let filler = folder.path().join("00").join("filler");
     fs::write(&filler, vec![0; 1_200_000]).unwrap();
     let bytes = Bytes::from(vec![7; 1_500_000]);
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
-    writer.write_from(&mut body(&bytes.slice(..300_000)), later()).await.unwrap();
+    let mut writing = Session::begin(Algorithm::Sha256).write(&store);
+    writing.take(&mut body(&bytes.slice(..300_000))).await.unwrap();
 
-    let full = writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap_err();
+    let full = writing.take(&mut body(&bytes.slice(300_000..))).await.unwrap_err();
 
     assert!(matches!(full, WriteError::Store(StoreError::Full(_))), "{full:?}");
-    let kept = writer.suspend().await.unwrap();
-    assert_eq!(kept.offset(), 300_000, "it stands where it stood");
-    assert_eq!(kept.digest(), Digest::of(Algorithm::Sha256, &bytes[..300_000]));
+    let kept = writing.suspend().await.unwrap();
+    assert_eq!(kept.offset, 300_000, "it stands where it stood");
+    assert_eq!(kept.upload().digest(), Digest::of(Algorithm::Sha256, &bytes[..300_000]));
     assert_eq!(store.size(kept.key()).await.unwrap(), Some(300_000), "nothing of the rest takes room");
 
     fs::remove_file(&filler).unwrap();
-    let mut writer = store.writer(kept);
-    writer.write_from(&mut body(&bytes.slice(300_000..)), later()).await.unwrap();
-    let object = finish(writer, &bytes).await;
+    let mut writing = kept.write(&store);
+    writing.take(&mut body(&bytes.slice(300_000..))).await.unwrap();
+    let object = writing.finish(&bytes).await;
     let read = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
     assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_download_beyond_the_memory_goes_on_in_smaller_pieces() {
+    let scene = backends::filesystem(TINY).await.unwrap();
+    let bytes = content(14, 1024 * 1024);
+    let mut writing = Session::begin(Algorithm::Sha256).write(&scene.store);
+    writing.bytes(&bytes, 60_000).await;
+    let object = writing.finish(&bytes).await;
+    let mut downloads = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let read = scene.store.read(&object.key, object.size_bytes, 0..object.size_bytes).await;
+        let mut download = read.unwrap();
+        // Its client has yet to take it.
+        held.push(vec![download.next().await.unwrap().unwrap()]);
+        downloads.push(download);
+    }
+
+    let sizes: Vec<usize> = held.iter().map(|pieces| pieces[0].len()).collect();
+
+    let (large, small) = sizes.split_at(2);
+    let of_large: usize = large.iter().sum();
+    assert!(of_large as u64 <= TINY.download_bytes && of_large > small.iter().sum(), "{sizes:?}");
+    for (download, pieces) in downloads.into_iter().zip(&mut held) {
+        pieces.extend(download.try_collect::<Vec<_>>().await.unwrap());
+        assert!(pieces.concat() == bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_stream_holds_no_memory() {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let scene = backends::filesystem(TINY).await.unwrap();
+    let mut silent = JoinSet::new();
+    for seed in 0..10 {
+        let session = Session::begin(Algorithm::Sha256);
+        let mut writing = session.write(&scene.store);
+        silent.spawn(async move {
+            let first = stream::iter([Ok::<_, Infallible>(content(seed, 100))]);
+            writing.take(&mut first.chain(stream::pending()).boxed()).await
+        });
+        while scene.store.size(session.key()).await.unwrap() != Some(100) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    let bytes = content(13, 2 * 1024 * 1024);
+    let mut writing = Session::begin(Algorithm::Sha256).write(&scene.store);
+    timeout(PATIENCE, writing.bytes(&bytes, 60_000)).await.unwrap();
+    writing.finish(&bytes).await;
+
+    assert!(silent.try_join_next().is_none(), "they are still waiting");
 }
 
 #[tokio::test]
@@ -176,9 +223,9 @@ async fn a_damaged_marker_is_refused_by_its_path() {
 async fn a_store_keeps_its_name_and_its_objects() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
-    writer.write_from(&mut body(&Bytes::from_static(b"hello")), later()).await.unwrap();
-    let object = finish(writer, b"hello").await;
+    let mut writing = Session::begin(Algorithm::Sha256).write(&store);
+    writing.take(&mut body(&Bytes::from_static(b"hello"))).await.unwrap();
+    let object = writing.finish(b"hello").await;
 
     let again = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
 
@@ -203,15 +250,15 @@ async fn a_store_whose_making_was_cut_short_is_made_again() {
 async fn two_writers_never_have_one_object_open() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
-    let upload = Upload::begin(Key::generate(), Algorithm::Sha256);
-    let mut first = store.writer(upload.clone());
-    first.checkpoint().await.unwrap();
+    let session = Session::begin(Algorithm::Sha256);
+    let mut first = session.write(&store);
+    first.checkpoint().await;
 
-    let second = store.writer(upload.clone()).suspend().await.unwrap_err();
+    let second = session.write(&store).suspend().await.unwrap_err();
 
     assert!(matches!(second, StoreError::Busy { .. }), "{second}");
     drop(first);
-    store.writer(upload).suspend().await.unwrap();
+    session.write(&store).suspend().await.unwrap();
 }
 
 #[tokio::test]
@@ -219,9 +266,9 @@ async fn an_object_is_read_from_the_disk_as_it_is_from_memory() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
     let bytes = Bytes::from((0..3_000_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect::<Vec<_>>());
-    let mut writer = store.writer(Upload::begin(Key::generate(), Algorithm::Sha256));
-    writer.write_from(&mut body(&bytes), later()).await.unwrap();
-    let object = finish(writer, &bytes).await;
+    let mut writing = Session::begin(Algorithm::Sha256).write(&store);
+    writing.take(&mut body(&bytes)).await.unwrap();
+    let object = writing.finish(&bytes).await;
     for times in 0..2 {
         let path = folder.path().join(&object.key.as_str()[..2]).join(object.key.as_str());
         let file = fs::File::open(path).unwrap();

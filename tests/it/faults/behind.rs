@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
     process::Command,
 };
 
@@ -69,19 +68,24 @@ impl Index {
     /// Every storage key the index knows, of one moment. One in two places is a failure.
     pub async fn places(&mut self) -> BTreeMap<String, Place> {
         let sql = "SELECT 'upload ' || storage_key FROM uploads
+                   UNION ALL SELECT 'writer ' || writer FROM uploads WHERE writer_until > 0
                    UNION ALL SELECT 'blob ' || storage_key || ' ' || digest || ' ' || size_bytes FROM blobs
                    UNION ALL SELECT 'doomed ' || storage_key FROM doomed_objects";
         let mut places = BTreeMap::new();
         for row in self.texts(sql).await {
             let words: Vec<&str> = row.split(' ').collect();
             let place = match words[0] {
-                "upload" => Place::Upload,
+                "upload" | "writer" => Place::Upload,
                 "blob" => {
                     Place::Blob { digest: words[2].to_owned(), size_bytes: words[3].parse().expect("a size") }
                 }
                 _ => Place::Doomed,
             };
-            if let Some(other) = places.insert(words[1].to_owned(), place) {
+            // What a writer has put may be what its session stands on.
+            let is_writers = words[0] == "writer";
+            if let Some(other) = places.insert(words[1].to_owned(), place)
+                && !(is_writers && other == Place::Upload)
+            {
                 panic!("key {} is in two places: {other:?} and {row}", words[1]);
             }
         }
@@ -101,26 +105,6 @@ impl Index {
     }
 }
 
-/// The objects of a server, by key, with their sizes.
-pub fn objects(server: &Server) -> BTreeMap<String, u64> {
-    let mut objects = BTreeMap::new();
-    for shard in fs::read_dir(server.data().join("objects")).expect("list the store") {
-        let shard = shard.expect("list the store").path();
-        if !shard.is_dir() {
-            continue;
-        }
-        for object in fs::read_dir(shard).expect("list a shard") {
-            let object = object.expect("list a shard");
-            let name = object.file_name().into_string().expect("keys are text");
-            // What is deleted while it is listed is not there.
-            if let Ok(metadata) = object.metadata() {
-                objects.insert(name, metadata.len());
-            }
-        }
-    }
-    objects
-}
-
 /// Checks what holds at any moment, even in the middle of a request, and between two lives of a
 /// server: a key is in one place; no object is without a row; no blob is without its object.
 pub async fn assert_invariants(server: &Server) {
@@ -131,14 +115,14 @@ pub async fn assert_invariants(server: &Server) {
 pub async fn assert_invariants_but_for(server: &Server, lost: Option<&str>) {
     let mut index = Index::of(server).await;
     // The store first: a key is written down before its first byte is stored.
-    let objects = objects(server);
+    let objects = server.objects().list().await;
     let places = index.places().await;
     for key in objects.keys().filter(|key| !places.contains_key(*key)) {
-        assert!(object(server, key).is_none(), "object {key} has no row");
+        assert!(server.objects().size(key).await.is_none(), "object {key} has no row");
     }
     for (key, place) in &places {
         let Place::Blob { digest, size_bytes } = place else { continue };
-        let size = object(server, key);
+        let size = server.objects().size(key).await;
         if size != Some(*size_bytes) && lost != Some(digest) {
             let now = index.places().await;
             assert_ne!(
@@ -161,15 +145,17 @@ pub async fn assert_only_these_are_left(server: &Server, alive: &BTreeSet<String
     let mut index = Index::of(server).await;
     let places = index.places().await;
     index.close().await;
-    let mut left = BTreeSet::new();
+    let mut found = BTreeSet::new();
     for (key, place) in &places {
         let Place::Blob { digest, size_bytes } = place else { panic!("{key} is left over: {place:?}") };
-        assert_eq!(object(server, key), Some(*size_bytes), "the object of {digest}");
-        left.insert(digest.clone());
+        assert_eq!(server.objects().size(key).await, Some(*size_bytes), "the object of {digest}");
+        found.insert(digest.clone());
     }
-    assert_eq!(&left, alive, "the blobs that are left, and those that should be");
+    assert_eq!(&found, alive, "the blobs that are left, and those that should be");
     let keys: Vec<_> = places.keys().cloned().collect();
-    assert_eq!(objects(server).into_keys().collect::<Vec<_>>(), keys, "the objects that are left");
+    let left: Vec<_> = server.objects().list().await.into_keys().collect();
+    assert_eq!(left, keys, "the objects that are left");
+    assert_eq!(server.objects().open_multiparts().await, 0, "multipart uploads that are left open");
     assert_clean(server).await;
 }
 
@@ -187,9 +173,4 @@ pub fn command(server: &Server, arguments: &[&str]) -> Command {
         command.arg("--config").arg(server.config());
     }
     command
-}
-
-fn object(server: &Server, key: &str) -> Option<u64> {
-    let path: PathBuf = server.data().join("objects").join(&key[..2]).join(key);
-    fs::metadata(path).ok().map(|metadata| metadata.len())
 }

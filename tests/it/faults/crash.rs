@@ -23,9 +23,9 @@ use crate::{
     },
     faults::wire::{Dice, Failure, Image, Outcome, Way, Wire, blob},
     harness::{
-        Database, Server,
+        Database, Server, Storage,
         content::sha256,
-        process::{PATIENCE, Process},
+        process::{self, PATIENCE, Process},
         tools::workbench,
     },
 };
@@ -41,6 +41,8 @@ enum Act {
     UploadLost,
     /// An upload whose bytes take longer than a checkpoint to come.
     UploadSlowly,
+    /// The upload of a blob that is larger than a part.
+    UploadLarge(Way),
     Cancel,
     Mount,
     /// A HEAD of a blob that has long been idle.
@@ -57,18 +59,15 @@ enum Act {
 
 use Act::{
     Cancel, Collect, DeleteBlob, DeleteManifest, DeleteTag, Mount, PutManifest, ReadLost, Renew, Upload,
-    UploadKnown, UploadLost, UploadSlowly,
+    UploadKnown, UploadLarge, UploadLost, UploadSlowly,
 };
 use Way::{Containerd, Docker, Single};
 
 /// Every fail point, how it is armed, and in the middle of what.
-const SCENARIOS: [(&str, &str, &[Act]); 42] = [
+const SCENARIOS: [(&str, &str, &[Act]); 39] = [
     ("uploads::started", "return", &[Upload(Docker), Upload(Single)]),
     ("uploads::claimed", "return", &[Upload(Docker), Upload(Containerd)]),
     ("uploads::claimed", "1*off->return", &[Upload(Docker)]),
-    ("storage::created", "return", &[Upload(Docker), Upload(Containerd)]),
-    ("storage::created", "1*off->return", &[Upload(Docker)]),
-    ("storage::written", "return", &[Upload(Docker), Upload(Containerd), Upload(Single)]),
     ("storage::synced", "return", &[Upload(Docker), Upload(Containerd), Upload(Single)]),
     ("uploads::suspended", "return", &[Upload(Docker)]),
     ("uploads::checkpoint", "return", &[UploadSlowly]),
@@ -107,15 +106,33 @@ const SCENARIOS: [(&str, &str, &[Act]); 42] = [
     ("jobs::objects_forgotten", "return", &[Collect]),
 ];
 
-/// The one fail point that is also met in the middle of a batch.
-const DELETED: [(&str, &str); 2] = [("storage::deleted", "return"), ("storage::deleted", "1*off->return")];
+/// What only a folder meets.
+const IN_A_FOLDER: [(&str, &str, &[Act]); 5] = [
+    ("storage::created", "return", &[Upload(Docker), Upload(Containerd)]),
+    ("storage::created", "1*off->return", &[Upload(Docker)]),
+    ("storage::written", "return", &[Upload(Docker), Upload(Containerd), Upload(Single)]),
+    // This one is also met in the middle of a batch.
+    ("storage::deleted", "return", &[Collect]),
+    ("storage::deleted", "1*off->return", &[Collect]),
+];
 
-fn scenarios() -> impl Iterator<Item = (&'static str, &'static str, Act)> {
-    let deleted = DELETED.into_iter().map(|(point, arm)| (point, arm, Collect));
-    SCENARIOS
-        .into_iter()
-        .flat_map(|(point, arm, acts)| acts.iter().map(move |act| (point, arm, *act)))
-        .chain(deleted)
+/// What only an object store meets.
+const IN_A_BUCKET: [(&str, &str, &[Act]); 9] = [
+    ("storage::multipart_opened", "return", &[UploadLarge(Docker), UploadLarge(Containerd)]),
+    ("uploads::multipart_noted", "return", &[UploadLarge(Docker), UploadLarge(Single)]),
+    ("storage::part_put", "return", &[UploadLarge(Docker), UploadLarge(Containerd)]),
+    ("storage::part_put", "1*off->return", &[UploadLarge(Docker)]),
+    ("storage::put", "return", &[Upload(Docker), Upload(Containerd)]),
+    ("uploads::suspended", "return", &[UploadLarge(Docker)]),
+    ("storage::synced", "return", &[UploadLarge(Docker), UploadLarge(Containerd)]),
+    ("uploads::stored", "return", &[UploadLarge(Docker)]),
+    ("uploads::before_commit", "return", &[UploadLarge(Docker), UploadLarge(Single)]),
+];
+
+fn scenarios(storage: Storage) -> impl Iterator<Item = (&'static str, &'static str, Act)> {
+    let more = if storage == Storage::Filesystem { &IN_A_FOLDER[..] } else { &IN_A_BUCKET };
+    let all = SCENARIOS.iter().chain(more);
+    all.flat_map(|(point, arm, acts)| acts.iter().map(move |act| (*point, *arm, *act)))
 }
 
 #[test]
@@ -126,7 +143,8 @@ fn every_fail_point_has_a_scenario() {
     }
     // No crash but an error: `disk` has its scenario.
     assert!(points.remove("db::sync"));
-    let covered: BTreeSet<String> = scenarios().map(|(point, _, _)| point.to_owned()).collect();
+    let everywhere = scenarios(Storage::Filesystem).chain(scenarios(Storage::SeaweedFs));
+    let covered: BTreeSet<String> = everywhere.map(|(point, _, _)| point.to_owned()).collect();
     assert_eq!(points, covered, "fail points in the sources, and those with a scenario");
 }
 
@@ -161,7 +179,7 @@ async fn crash_everywhere(database: Database) {
         return;
     }
     let mut scene = Scene::set(database).await;
-    for (number, (point, arm, act)) in scenarios().enumerate() {
+    for (number, (point, arm, act)) in scenarios(Storage::of_the_run()).enumerate() {
         eprintln!("{database:?}: {point}={arm} in {act:?}");
         scene.crash(number as u64, &format!("{point}={arm}"), act).await;
     }
@@ -185,6 +203,8 @@ struct Props {
     loose: Bytes,
     /// A blob nobody has.
     new: Bytes,
+    /// Another, larger than a part; nothing where no act needs it.
+    large: Bytes,
     /// An image under a tag, to be deleted.
     old: Image,
     /// An image whose blobs are there.
@@ -240,6 +260,10 @@ impl Scene {
         assert_invariants_but_for(&self.server, lost.as_deref()).await;
 
         self.server.kill();
+        if arm.starts_with("storage::multipart_opened") {
+            // Only the store knows of that one.
+            process::run(behind::command(&self.server, &["fsck", "--repair"])).await;
+        }
         assert_only_these_are_left(&self.server, &self.needed()).await;
     }
 
@@ -249,6 +273,7 @@ impl Scene {
         let props = Props {
             loose: blob(seed, 3_000),
             new: blob(seed + 1, 70_000),
+            large: if matches!(act, UploadLarge(_)) { blob(seed + 7, 9_000_000) } else { Bytes::new() },
             old: Image::new(seed + 2, [self.shared.clone(), blob(seed + 3, 5_000)]),
             coming: Image::new(seed + 4, [self.shared.clone(), blob(seed + 5, 5_000)]),
             old_tag: format!("old-{number}"),
@@ -325,7 +350,7 @@ impl Scene {
                     wire.pull(APP, &props.coming_tag, &props.coming).await.expect("pull");
                 }
             }
-            Upload(_) | UploadSlowly | UploadKnown(_) | Mount => {
+            Upload(_) | UploadSlowly | UploadLarge(_) | UploadKnown(_) | Mount => {
                 let bytes = props.subject(act);
                 if wire.has(EMPTY, &sha256(bytes)).await.expect("HEAD") {
                     assert_eq!(wire.blob(EMPTY, &sha256(bytes)).await.expect("GET"), *bytes);
@@ -355,7 +380,7 @@ impl Scene {
                     wire.delete(APP, &format!("manifests/{}", props.old.digest)).await.expect("delete");
                 }
             }
-            Upload(_) | UploadSlowly | UploadKnown(_) | UploadLost | Mount => {
+            Upload(_) | UploadSlowly | UploadLarge(_) | UploadKnown(_) | UploadLost | Mount => {
                 let bytes = props.subject(act);
                 assert_eq!(wire.blob(EMPTY, &sha256(bytes)).await.expect("GET"), *bytes);
             }
@@ -383,14 +408,20 @@ impl Act {
 impl Props {
     /// The blob an act puts into `EMPTY`.
     fn subject(&self, act: Act) -> &Bytes {
-        if matches!(act, Upload(_) | UploadSlowly) { &self.new } else { &self.loose }
+        match act {
+            Upload(_) | UploadSlowly => &self.new,
+            UploadLarge(_) => &self.large,
+            _ => &self.loose,
+        }
     }
 }
 
 async fn perform(wire: &Wire, act: Act, props: &Props) -> Outcome<()> {
     let loose = sha256(&props.loose);
     match act {
-        Upload(way) | UploadKnown(way) => wire.upload(EMPTY, props.subject(act), way).await,
+        Upload(way) | UploadKnown(way) | UploadLarge(way) => {
+            wire.upload(EMPTY, props.subject(act), way).await
+        }
         UploadLost => wire.upload(EMPTY, &props.loose, Docker).await,
         UploadSlowly => {
             let location = wire.start(EMPTY).await?;
@@ -442,7 +473,7 @@ async fn lose(server: &Server, bytes: &Bytes) {
         .iter()
         .find(|(_, place)| matches!(place, Place::Blob { digest, .. } if *digest == lost))
         .expect("the blob is in the index");
-    fs::remove_file(server.data().join("objects").join(&key[..2]).join(key)).expect("remove an object");
+    server.objects().remove(key).await;
 }
 
 /// Rounds of SIGKILL; more by an environment variable.

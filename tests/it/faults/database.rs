@@ -38,7 +38,7 @@ fn digest(number: u64) -> Digest {
 
 async fn keys(db: &Db) -> BTreeSet<String> {
     let keys = doomed_objects::due(db, i64::MAX, i64::MAX).await.expect("read");
-    keys.iter().map(ToString::to_string).collect()
+    keys.iter().map(|doomed| doomed.storage_key.to_string()).collect()
 }
 
 /// Drops a future once it has been polled so often: a request that is cut where it happens to wait.
@@ -79,14 +79,14 @@ enum Fate {
 /// Writes the two rows of a transaction, and does not commit if it is not to.
 async fn write(db: &Db, number: u64, fate: Fate) -> db::Result<()> {
     let mut tx = db.begin().await?;
-    doomed_objects::insert(&mut tx, &key(number * 2), 0).await?;
+    doomed_objects::insert(&mut tx, &key(number * 2), None, 0).await?;
     if fate == Fate::Dropped && number.is_multiple_of(2) {
         return Ok(());
     }
     if fate == Fate::Refused {
         tags::set(&mut tx, 1, &Tag::from_str("v1").expect("a tag"), &digest(number), 0).await?;
     }
-    doomed_objects::insert(&mut tx, &key(number * 2 + 1), 0).await?;
+    doomed_objects::insert(&mut tx, &key(number * 2 + 1), None, 0).await?;
     if fate == Fate::Dropped {
         return Ok(());
     }
@@ -330,30 +330,48 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("idle", blobs::set_idle(&mut tx, &digest(4), 95).await);
     answers.note("idle blobs", blobs::idle_blobs(&mut tx, 100, 10).await);
 
-    let session = |id: &str, number| uploads::Session {
-        id: id.to_owned(),
-        storage_key: key(number),
-        algorithm: "sha256".to_owned(),
-        offset_bytes: 0,
-        hash_state: vec![1, 2, 3],
-        writer_until: 0,
-    };
+    let session =
+        |id: &str, number| uploads::Session::new(id.into(), key(number), "sha256".into(), vec![1, 2, 3]);
     for (number, session_id) in ["s1", "s2"].into_iter().enumerate() {
         let session = session(session_id, 200 + number as u64);
         answers.note("session", uploads::insert(&mut tx, &session, &one, 1, 100).await);
     }
-    answers.note("claimed", uploads::claim(&mut tx, &one, "s1", "me", 150, 10).await);
-    answers.note("claimed by another", uploads::claim(&mut tx, &one, "s1", "you", 150, 20).await);
-    answers.note("claimed elsewhere", uploads::claim(&mut tx, &two, "s2", "you", 150, 20).await);
-    answers.note("saved", uploads::save(&mut tx, "s1", "me", (5, &[4]), 160, 100).await);
-    answers.note("saved by another", uploads::save(&mut tx, "s1", "you", (6, &[4]), 160, 100).await);
+    let [me, you, third] = [900, 901, 902].map(key);
+    let claimed = uploads::claim(&mut tx, &one, "s1", &me, 150).await;
+    let mut mine = claimed.expect("claim").expect("nobody has it");
+    answers.note("claimed by another", uploads::claim(&mut tx, &one, "s1", &you, 150).await);
+    answers.note("claimed elsewhere", uploads::claim(&mut tx, &two, "s2", &you, 150).await);
+    answers.note("taken over too early", uploads::take_over(&mut tx, &mine, &you, 190, 149).await);
+    answers.note("opened", uploads::open_multipart(&mut tx, &mine, "multi").await);
+    (mine.offset_bytes, mine.writer_until, mine.parts_count) = (5, 160, 3);
+    (mine.multipart, mine.part_bytes, mine.storage_key) = (Some("multi".into()), 2, key(299));
+    answers.note("saved", uploads::save(&mut tx, &mine, 100).await);
+    let parts: Vec<String> = (0..250).map(|part| format!("part {part}")).collect();
+    answers.note("parts", uploads::add_parts(&mut tx, "s1", 0, &parts[..1]).await);
+    answers.note("more parts", uploads::add_parts(&mut tx, "s1", 1, &parts[1..]).await);
+    answers.note("all parts", uploads::parts(&mut tx, "s1").await);
+    answers.note("tail", uploads::keep_tail(&mut tx, "s1", b"tail").await);
+    answers.note("longer tail", uploads::keep_tail(&mut tx, "s1", b"longer tail").await);
+    answers.note("read tail", uploads::tail(&mut tx, "s1").await);
+    answers.note("dropped tail", uploads::drop_tail(&mut tx, "s1").await);
+    answers.note("no tail", uploads::tail(&mut tx, "s1").await);
+    answers.note("another tail", uploads::keep_tail(&mut tx, "s1", b"another").await);
+    let yours = uploads::Session { writer: Some(you.to_string()), ..mine.clone() };
+    answers.note("saved by another", uploads::save(&mut tx, &yours, 100).await);
     answers.note("expired", uploads::expire(&mut tx, 155, 10).await);
-    answers.note("expired later", uploads::expire(&mut tx, 161, 10).await);
+    answers.note("written", uploads::written(&mut tx).await);
+    answers.note("taken over", uploads::take_over(&mut tx, &mine, &third, 190, 160).await);
+    answers.note("saved too late", uploads::save(&mut tx, &mine, 100).await);
+    answers.note("keys", uploads::keys(&mut tx, "0", "1").await.map(|keys| keys.len()));
+    answers.note("expired later", uploads::expire(&mut tx, 191, 10).await);
+    answers.note("parts of nobody", uploads::parts(&mut tx, "s1").await);
+    answers.note("tail of nobody", uploads::tail(&mut tx, "s1").await);
     answers.note("cancelled", uploads::cancel(&mut tx, &one, "s1").await);
     for (number, not_before) in [(1, 30), (2, 10), (3, 20)] {
-        answers.note("doomed", doomed_objects::insert(&mut tx, &key(300 + number), not_before).await);
+        let doomed = doomed_objects::insert(&mut tx, &key(300 + number), Some("multi"), not_before).await;
+        answers.note("doomed", doomed);
     }
-    answers.note("doomed again", doomed_objects::insert(&mut tx, &key(301), 5).await);
+    answers.note("doomed again", doomed_objects::insert(&mut tx, &key(301), None, 5).await);
     answers.note("due", doomed_objects::due(&mut tx, 20, 10).await);
     answers.note("postponed", doomed_objects::postpone(&mut tx, &key(302), 40).await);
     answers.note("forgotten", doomed_objects::remove(&mut tx, &key(303)).await);
@@ -370,20 +388,13 @@ async fn a_session_that_is_claimed_while_it_expires_stays() {
     let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
     db.migrate().await.expect("migrate");
     let repository = RepositoryName::from_str("a").expect("a name");
-    let session = uploads::Session {
-        id: "s".to_owned(),
-        storage_key: key(1),
-        algorithm: "sha256".to_owned(),
-        offset_bytes: 0,
-        hash_state: Vec::new(),
-        writer_until: 0,
-    };
+    let session = uploads::Session::new("s".into(), key(1), "sha256".into(), Vec::new());
     let mut tx = db.begin().await.expect("begin");
     uploads::insert(&mut tx, &session, &repository, 0, 10).await.expect("insert");
     tx.commit().await.expect("commit");
 
     let mut writer = db.begin().await.expect("begin");
-    uploads::claim(&mut writer, &repository, "s", "me", 100, 20).await.expect("claim").expect("it is free");
+    uploads::claim(&mut writer, &repository, "s", &key(2), 100).await.expect("claim").expect("it is free");
     let sweeping = async {
         let mut tx = db.begin().await.expect("begin");
         let expired = uploads::expire(&mut tx, 20, 10).await.expect("expire");

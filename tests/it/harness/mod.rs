@@ -6,15 +6,16 @@
 pub mod content;
 pub mod docker;
 pub mod layout;
+pub mod objects;
 pub mod postgres;
-pub mod process;
 pub mod repository;
-pub mod run;
 mod self_test;
 pub mod server;
 pub mod tools;
 
+pub use berth_test_stores::{process, run};
 pub use layout::Layout;
+pub use objects::Storage;
 pub use repository::Repository;
 pub use server::{Database, Server};
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     Repository,
+    objects::{Objects, Storage},
     postgres::Postgres,
     process::{PATIENCE, Process},
     run,
@@ -31,6 +32,7 @@ pub struct Server {
     config: PathBuf,
     process: Process,
     host: String,
+    objects: Objects,
     // Last, so that it goes after the process that writes into it.
     folder: TempDir,
 }
@@ -39,6 +41,7 @@ pub struct Server {
 pub struct Builder {
     config: String,
     database: Database,
+    storage: Storage,
     environment: Vec<(OsString, OsString)>,
     arguments: Vec<OsString>,
 }
@@ -58,6 +61,7 @@ impl Server {
         Builder {
             config: String::new(),
             database: Database::Sqlite,
+            storage: Storage::of_the_run(),
             environment: Vec::new(),
             arguments: Vec::new(),
         }
@@ -81,6 +85,11 @@ impl Server {
     /// The folder with the server's data.
     pub fn data(&self) -> PathBuf {
         data(&self.folder)
+    }
+
+    /// The server's objects, behind its back.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// The configuration file the server was started with.
@@ -179,6 +188,12 @@ impl Builder {
         self
     }
 
+    /// Where the objects are kept, whatever the run says; a bucket is the server's own.
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
         self
@@ -196,12 +211,16 @@ impl Builder {
             self = self.config(&format!("[database]\nurl = \"{url}\""));
         }
         let folder = run::folder("server");
+        let (objects, storage) = self.storage.fresh(&data(&folder)).await;
+        if !storage.is_empty() {
+            self = self.config(&storage);
+        }
         let config = folder.path().join("berth.toml");
         if !self.config.is_empty() {
             fs::write(&config, &self.config).expect("write the configuration");
         }
         let (process, host) = self.launch(&data(&folder), &config).await;
-        Server { setup: self, config, process, host, folder }
+        Server { setup: self, config, process, host, objects, folder }
     }
 
     async fn launch(&self, data: &Path, config: &Path) -> (Process, String) {

@@ -3,13 +3,9 @@
 //! Such a test says by name that it skips. With `CI=true` it fails instead, so that nothing is
 //! skipped unnoticed.
 
-use std::{
-    env,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::Path, process::Command};
 
+use berth_test_stores::tools::{search_path, skip, tool};
 use tempfile::TempDir;
 
 use super::{
@@ -17,9 +13,6 @@ use super::{
     process::{self, Answer, Process},
     run,
 };
-
-/// Where scripts/install-test-tools puts the clients that are Go modules.
-const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-tools/bin");
 
 /// The tools a test needs, and a folder of its own that they take for home.
 pub struct Workbench {
@@ -37,11 +30,6 @@ macro_rules! workbench {
     }};
 }
 pub(crate) use workbench;
-
-/// Finds a program: a built one, else the system's.
-pub fn tool(name: &str) -> Option<PathBuf> {
-    search_path().map(|folder| folder.join(name)).find(|path| path.is_file())
-}
 
 impl Workbench {
     /// None, after saying so, where a tool is missing. `root` is the right to do as root does.
@@ -102,24 +90,7 @@ impl Workbench {
     }
 }
 
-fn search_path() -> impl Iterator<Item = PathBuf> {
-    // Before the path: some machines have another docker client there than Debian's.
-    let first = [BUILT, "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
-    first.into_iter().chain(env::split_paths(&path).collect::<Vec<_>>())
-}
-
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
-
-fn skip(place: &str, missing: &str) {
-    // `it::clients::skopeo::name_of_the_test::{{closure}}::here`
-    let test = place.trim_end_matches("::here").trim_end_matches("::{{closure}}");
-    let test = test.split_once("::").map_or(test, |(_, test)| test);
-    let message = format!("SKIPPED {test}: {missing} is missing (scripts/install-test-tools)");
-    assert!(env::var("CI").as_deref() != Ok("true"), "{message}");
-    // Not eprintln, whose text the test runner keeps to itself when a test passes.
-    let _ = writeln!(std::io::stderr(), "{message}");
 }

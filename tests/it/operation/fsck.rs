@@ -1,12 +1,10 @@
 //! `berth fsck`: damage made by hand is found, mended, and healed by a plain push.
 
-use std::{fs, io::Write as _, os::unix::fs::FileExt as _};
+use std::fs;
 
 use crate::{
     harness::{Database, Server, content, http, postgres::Postgres},
-    operation::scenes::{
-        Ended, Image, begin, error_body, head, object_of, objects, on_each_database, run_on,
-    },
+    operation::scenes::{Ended, Image, begin, error_body, head, on_each_database, run_on},
 };
 
 on_each_database!(
@@ -67,7 +65,7 @@ async fn is_healed_by_a_push(mut server: Server, image: &Image, lost: usize) {
     let ended = run_on(&server, &["gc"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     is_clean(&server, &["--verify"]).await;
-    assert_eq!(objects(&server).len(), image.blobs.len());
+    assert_eq!(server.objects().list().await.len(), image.blobs.len());
 }
 
 async fn a_store_that_is_whole_has_no_problems(database: Database) {
@@ -93,8 +91,7 @@ async fn a_store_that_is_whole_has_no_problems(database: Database) {
 
 async fn a_lost_object_is_found_and_a_push_heals_it(database: Database) {
     let (server, image) = stopped(database).await;
-    let object = object_of(&server, &image.blobs[2]);
-    fs::remove_file(&object).expect("lose an object");
+    server.objects().remove(&server.objects().key_of(&image.blobs[2]).await).await;
     let line = format!("missing object   {} (object ", image.digest(2));
 
     finds(&server, &[], &line).await;
@@ -111,8 +108,8 @@ async fn a_lost_object_is_found_and_a_push_heals_it(database: Database) {
 
 async fn a_truncated_object_is_noticed_by_whoever_reads_it(database: Database) {
     let (mut server, image) = stopped(database).await;
-    let object = fs::File::options().write(true).open(object_of(&server, &image.blobs[2]));
-    object.expect("open an object").set_len(599_999).expect("cut an object");
+    let key = server.objects().key_of(&image.blobs[2]).await;
+    server.objects().put(&key, image.blobs[2][..599_999].to_vec()).await;
     finds(&server, &[], "has 599999 bytes, not 600000").await;
     server.restart().await;
     let repository = server.repository("team/app");
@@ -131,8 +128,10 @@ async fn a_truncated_object_is_noticed_by_whoever_reads_it(database: Database) {
 
 async fn a_flipped_byte_is_found_by_hashing(database: Database) {
     let (server, image) = stopped(database).await;
-    let object = fs::File::options().write(true).open(object_of(&server, &image.blobs[2]));
-    object.expect("open an object").write_at(&[!image.blobs[2][300_000]], 300_000).expect("flip a byte");
+    let key = server.objects().key_of(&image.blobs[2]).await;
+    let mut bytes = image.blobs[2].clone();
+    bytes[300_000] = !bytes[300_000];
+    server.objects().put(&key, bytes).await;
     is_clean(&server, &[]).await;
     let line = format!("damaged object   {} (object ", image.digest(2));
 
@@ -145,31 +144,29 @@ async fn a_flipped_byte_is_found_by_hashing(database: Database) {
 async fn an_object_nobody_knows_is_removed(database: Database) {
     let (server, image) = stopped(database).await;
     let key = "ab".repeat(16);
-    let alien = server.data().join("objects/ab").join(&key);
-    let mut file = fs::File::create(&alien).expect("write an alien object");
-    file.write_all(b"alien").expect("write an alien object");
+    server.objects().put(&key, b"alien".to_vec()).await;
     // What is no object is none of ours.
-    let note = server.data().join("objects/ab/NOTE");
-    fs::write(&note, "left by an administrator").expect("write a note");
+    server.objects().put("ab-a-note", b"left by an administrator".to_vec()).await;
 
     finds(&server, &[], &format!("unknown object   {key} (5 bytes)")).await;
-    assert!(alien.exists());
+    assert!(server.objects().get(&key).await.is_some());
     mends(&server, &["--repair"], &format!("unknown object   {key}")).await;
 
-    assert!(!alien.exists() && note.exists());
-    fs::remove_file(note).expect("remove the note");
+    assert!(server.objects().get(&key).await.is_none());
+    assert!(server.objects().get("ab-a-note").await.is_some());
+    server.objects().remove("ab-a-note").await;
     is_clean(&server, &["--verify"]).await;
-    assert_eq!(objects(&server).len(), image.blobs.len());
+    assert_eq!(server.objects().list().await.len(), image.blobs.len());
 }
 
 async fn an_object_that_comes_back_is_believed_once_it_was_hashed(database: Database) {
     let (mut server, image) = stopped(database).await;
-    let object = object_of(&server, &image.blobs[1]);
-    fs::remove_file(&object).expect("lose an object");
+    let key = server.objects().key_of(&image.blobs[1]).await;
+    server.objects().remove(&key).await;
     mends(&server, &["--repair"], "missing object").await;
-    fs::write(&object, content::bytes(99, 1_000)).expect("bring back other bytes");
+    server.objects().put(&key, content::bytes(99, 1_000)).await;
     finds(&server, &[], "damaged object").await;
-    fs::write(&object, &image.blobs[1]).expect("bring back an object");
+    server.objects().put(&key, image.blobs[1].clone()).await;
 
     finds(&server, &[], &format!("found again      {}", image.digest(1))).await;
     mends(&server, &["--repair"], "found again").await;
@@ -227,20 +224,20 @@ async fn a_lost_index_is_rebuilt_from_the_objects(database: Database) {
     let repository = server.repository("team/app");
     // What is in the store is nobody's until it is pushed: that is what keeps repositories apart.
     assert_eq!(head(&repository, &image.digest(1)).await, 404);
-    let before = objects(&server);
+    let before = server.objects().list().await;
     image.push(&repository, "1").await;
     image.is_whole(&repository, "1").await;
     assert!(server.terminate().await.success());
     let ended = run_on(&server, &["gc"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
-    let mut after = objects(&server);
-    assert!(after.iter().all(|object| before.contains(object)), "a push stores nothing twice");
+    let mut after = server.objects().list().await;
+    assert!(after.keys().all(|object| before.contains_key(object)), "a push stores nothing twice");
     assert_eq!(after.len(), before.len(), "what waits to be pushed is kept for gc.min_age");
 
     let ended = run_on(&server, &["gc", "--min-age", "0s"]).await;
 
     assert_eq!(ended.code, Some(0), "{}", ended.said);
-    after = objects(&server);
+    after = server.objects().list().await;
     assert_eq!(after.len(), image.blobs.len(), "what nobody pushed again is collected");
     server.restart().await;
     image.is_whole(&server.repository("team/app"), "1").await;

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::{
     harness::{Database, Repository, Server, content, http},
-    operation::scenes::{Image, begin, eventually, head, objects, on_each_database, run_on},
+    operation::scenes::{Image, begin, eventually, head, on_each_database, run_on},
 };
 
 on_each_database!(
@@ -22,7 +22,7 @@ const QUICK: &str = "[gc]\nmin_age = \"4s\"\ninterval = \"1s\"";
 /// Waits until the store has so many objects.
 async fn until_objects(server: &Server, count: usize) {
     let what = format!("the store has {count} objects");
-    eventually(&what, async || (objects(server).len() == count).then_some(())).await;
+    eventually(&what, async || (server.objects().list().await.len() == count).then_some(())).await;
 }
 
 /// Collects at once; returns what the command said.
@@ -90,7 +90,7 @@ async fn uploads_that_are_cancelled_or_expire_leave_no_file(database: Database) 
         assert_eq!(answer.status(), 202);
         sessions.push(session);
     }
-    assert!(!objects(&server).is_empty());
+    assert!(!server.objects().list().await.is_empty());
 
     let cancelled = http().delete(&sessions[0]).send().await.expect("DELETE").status();
     assert_eq!(cancelled, 204);
@@ -117,14 +117,14 @@ async fn an_image_collected_from_the_command_line_can_be_pushed_again(database: 
         assert!(said.contains("collected 3 blobs"), "round {round}: {said}");
         assert!(said.contains("deleted 3 objects"), "round {round}: {said}");
         assert_eq!(head(&server.repository("team/app"), &image.digest(1)).await, 404);
-        assert_eq!(objects(&server).len(), kept.blobs.len(), "only what lives is left");
+        assert_eq!(server.objects().list().await.len(), kept.blobs.len(), "only what lives is left");
     }
     image.push(&server.repository("team/app"), "1").await;
     let said = collect(&mut server).await;
     assert!(said.contains("collected 0 blobs"), "{said}");
     image.is_whole(&server.repository("team/app"), "1").await;
     kept.is_whole(&server.repository("team/kept"), "1").await;
-    assert_eq!(objects(&server).len(), kept.blobs.len() + image.blobs.len());
+    assert_eq!(server.objects().list().await.len(), kept.blobs.len() + image.blobs.len());
 }
 
 async fn a_blob_that_two_repositories_hold_stays_for_the_other(database: Database) {
@@ -141,7 +141,7 @@ async fn a_blob_that_two_repositories_hold_stays_for_the_other(database: Databas
     assert!(said.contains("collected 0 blobs"), "{said}");
     assert_eq!(head(&server.repository("team/one"), &image.digest(1)).await, 404);
     image.is_whole(&server.repository("team/two"), "1").await;
-    assert_eq!(objects(&server).len(), image.blobs.len(), "the second copies went as well");
+    assert_eq!(server.objects().list().await.len(), image.blobs.len(), "the second copies went as well");
 }
 
 #[tokio::test]

@@ -145,21 +145,6 @@ pub async fn begin(repository: &Repository) -> String {
     answer.headers()["location"].to_str().expect("a location is text").to_owned()
 }
 
-/// Every object of a server's store.
-pub fn objects(server: &Server) -> Vec<PathBuf> {
-    let Ok(shards) = fs::read_dir(server.data().join("objects")) else { return Vec::new() };
-    let shards = shards.map(|entry| entry.expect("list the store").path()).filter(|path| path.is_dir());
-    shards
-        .flat_map(|shard| fs::read_dir(shard).expect("list a shard").flatten().map(|entry| entry.path()))
-        .collect()
-}
-
-/// The object that has these bytes.
-pub fn object_of(server: &Server, bytes: &[u8]) -> PathBuf {
-    let has = |path: &PathBuf| fs::read(path).is_ok_and(|found| found == bytes);
-    objects(server).into_iter().find(has).expect("the store has the object")
-}
-
 /// A file system in memory. It is unmounted when this value is dropped, or else by the run.
 pub struct Disk(PathBuf);
 

@@ -39,6 +39,7 @@ pub struct Process {
 
 /// What a program that ended well has written to its standard output.
 pub struct Answer {
+    /// The output as it is.
     pub stdout: Vec<u8>,
 }
 
@@ -55,6 +56,7 @@ impl Answer {
 }
 
 impl Process {
+    /// Starts a program and listens to it.
     pub fn start(mut command: Command) -> Self {
         let line = line(&command);
         let mut child = command
@@ -70,6 +72,7 @@ impl Process {
         Self { line, child, said: receiver }
     }
 
+    /// The number the kernel gave it.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -6,15 +6,23 @@
 
 use std::{
     env, fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    io::Write as _,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use tempfile::TempDir;
 
 const MARK: &str = "TEST_RUN";
+
+/// Ports that the kernel does not give to outgoing connections by itself.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 const WATCHER: &str = r#"
 trap '' INT TERM HUP
@@ -31,6 +39,7 @@ done
 while read -r _ mount _; do
   case $mount in "$1"/*) umount -l "$mount" ;; esac
 done </proc/mounts
+while read -r file; do rm -f "$file"; done 2>/dev/null <"$1/outside"
 rm -rf "$1"
 "#;
 
@@ -73,6 +82,30 @@ pub fn folder(name: &str) -> TempDir {
         .rand_bytes(4)
         .tempdir_in(&RUN.folder)
         .expect("make a folder in the run's")
+}
+
+/// Has the watcher remove a file that a program insists on writing outside of the run's folder.
+pub fn remove_at_the_end(file: &Path) {
+    let list = fs::OpenOptions::new().create(true).append(true).open(RUN.folder.join("outside"));
+    writeln!(list.expect("open the run's list"), "{}", file.display()).expect("write the run's list");
+}
+
+/// Finds a port of 127.0.0.1 on which nobody listens, for a program that cannot choose one itself.
+///
+/// The run gives no port twice, and none that an outgoing connection could take in the meantime.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Runs beside this one begin elsewhere.
+    let first = u16::try_from(std::process::id() * 61 % u32::from(count)).expect("it is below the count");
+    for _ in PORTS {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % count;
+        let port = PORTS.start + (first + next) % count;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port of 127.0.0.1 in {PORTS:?} is free");
 }
 
 /// A command that belongs to the run, free of the proxies and of the settings of whoever runs the tests.

@@ -22,7 +22,7 @@ const KEPT: usize = 16;
 
 /// The buffers of all downloads.
 #[derive(Debug)]
-pub(crate) struct Buffers {
+pub(super) struct Buffers {
     most: usize,
     inner: Mutex<Inner>,
 }
@@ -42,7 +42,7 @@ struct Buffer {
 
 impl Buffers {
     /// So many bytes are in large buffers at most; whoever comes then gets small ones.
-    pub(crate) fn new(memory_bytes: u64) -> Arc<Self> {
+    pub(super) fn new(memory_bytes: u64) -> Arc<Self> {
         let most = usize::try_from(memory_bytes).unwrap_or(usize::MAX) / LARGE_BYTES;
         Arc::new(Self { most, inner: Mutex::default() })
     }
@@ -81,7 +81,7 @@ impl Drop for Buffer {
 }
 
 /// A download under way.
-pub(crate) struct Reading {
+pub(super) struct Reading {
     file: Arc<File>,
     buffers: Arc<Buffers>,
     rest: Range<u64>,
@@ -93,7 +93,7 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// Begins, with the first piece. Blocks.
-    pub(crate) fn begin(file: File, range: Range<u64>, buffers: Arc<Buffers>) -> Result<Self, StoreError> {
+    pub(super) fn begin(file: File, range: Range<u64>, buffers: Arc<Buffers>) -> Result<Self, StoreError> {
         let mut reading =
             Self { file: Arc::new(file), buffers, rest: range.start..range.end, ready: None, ahead: None };
         if !reading.rest.is_empty() {
@@ -103,7 +103,7 @@ impl Reading {
         Ok(reading)
     }
 
-    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
         stream::unfold(self, Self::next)
     }
 

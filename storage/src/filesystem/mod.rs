@@ -3,31 +3,30 @@
 //! A file is appended to in place while it is uploaded and is never renamed. What says that it is
 //! complete is the index, not its name.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+mod reading;
+mod sink;
+mod writing;
+
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use crate::reading::{Buffers, Reading};
-use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, SHARDS, StoreError};
+use self::reading::{Buffers, Reading};
+use self::sink::Sink;
+pub(crate) use self::writing::{BATCH_BYTES, Writer};
+use crate::budget::Budget;
+use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, SHARDS, StoreError, Upload};
 
 const FORMAT: u64 = 1;
 const MARKER: &str = "berth-store.json";
 /// Read in one go for a hash.
 const READ_BYTES: usize = 256 * 1024;
-/// So much is written before the disk is asked to catch up, in the background …
-const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
-/// … and so much before the upload waits for it. It keeps the last sync of a large layer short.
-const SYNC_BEHIND_BYTES: u64 = 64 * 1024 * 1024;
-
 #[derive(Debug, Clone)]
 pub(crate) struct Filesystem(Arc<Folder>);
 
@@ -83,18 +82,9 @@ impl Filesystem {
         self.0.root.join(key.shard()).join(key.as_str())
     }
 
-    /// The file of an upload that stands at `offset`. It is opened when something is done with it.
-    pub(crate) fn sink(&self, key: &Key, offset: u64) -> Sink {
-        Sink {
-            key: key.clone(),
-            path: self.path(key),
-            offset,
-            file: None,
-            dirty: false,
-            unsynced: 0,
-            behind: 0,
-            syncing: None,
-        }
+    pub(crate) fn writer(&self, upload: Upload, budget: Arc<Budget>) -> Writer {
+        let sink = Sink::new(upload.key().clone(), self.path(upload.key()), upload.offset());
+        Writer::new(upload, sink, budget)
     }
 
     pub(crate) async fn read(
@@ -161,6 +151,17 @@ impl Filesystem {
         .await
     }
 
+    /// Whether there is no object at all.
+    pub(crate) async fn is_empty(&self) -> Result<bool, StoreError> {
+        for shard in 0..SHARDS {
+            let shard = u8::try_from(shard).expect("shards are counted by a byte");
+            if !self.list(shard).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(crate) async fn hash(
         &self,
         key: &Key,
@@ -183,23 +184,6 @@ impl Filesystem {
     }
 }
 
-/// Keeps other writers out until the file is closed: a lease runs out while its writer is stuck in
-/// the disk or asleep with its machine, and what it still does then must not fall on the bytes of
-/// the next one.
-fn lock(file: &File, key: &Key) -> Result<(), StoreError> {
-    const PAUSE: Duration = Duration::from_millis(20);
-    const PAUSES: u32 = 100;
-    for _ in 0..PAUSES {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            // Most likely on its last write: a request that was cut is soon done.
-            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
-            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock an object")(error)),
-        }
-    }
-    Err(StoreError::Busy { key: key.clone() })
-}
-
 /// Opens an object, which must be as long as the index says.
 fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreError> {
     let file = File::open(path).map_err(|error| match error.kind() {
@@ -211,112 +195,6 @@ fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreErro
         return Err(StoreError::WrongSize { key: key.clone(), expected: size_bytes, actual });
     }
     Ok(file)
-}
-
-/// The file of an upload.
-#[derive(Debug)]
-pub(crate) struct Sink {
-    key: Key,
-    path: PathBuf,
-    /// Where the index says that the upload stands; so much of the file is durable.
-    offset: u64,
-    file: Option<Arc<File>>,
-    /// The file has changed since it was opened, or is new.
-    dirty: bool,
-    /// Written since a sync was last begun.
-    unsynced: u64,
-    /// Given to the sync that is running.
-    behind: u64,
-    syncing: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Sink {
-    /// Opens the file, and cuts it to the offset the index knows: bytes behind it were never accounted
-    /// for. Blocks.
-    fn open(&mut self) -> Result<Arc<File>, StoreError> {
-        if let Some(file) = &self.file {
-            return Ok(Arc::clone(file));
-        }
-        let (key, offset) = (self.key.clone(), self.offset);
-        let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&self.path);
-        let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
-            opened => opened.map_err(StoreError::io("open an object for writing"))?,
-        };
-        fail::fail_point!("storage::created", |_| std::process::abort());
-        lock(&file, &key)?;
-        let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
-        if actual < offset {
-            return Err(StoreError::WrongSize { key, expected: offset, actual });
-        }
-        if actual > offset {
-            file.set_len(offset).map_err(StoreError::io("cut an object"))?;
-        }
-        self.dirty = offset == 0 || actual > offset;
-        let file = Arc::new(file);
-        self.file = Some(Arc::clone(&file));
-        Ok(file)
-    }
-
-    /// Appends at `offset`. Blocks. After an error the file is as long as before.
-    pub(crate) fn write(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
-        let file = self.open()?;
-        self.dirty = true;
-        let mut at = offset;
-        for chunk in chunks {
-            if let Err(error) = file.write_all_at(chunk, at) {
-                // On a full disk every byte counts; should this fail too, the next writer cuts.
-                let _ = file.set_len(offset);
-                return Err(StoreError::io("write an object")(error));
-            }
-            at += chunk.len() as u64;
-        }
-        fail::fail_point!("storage::written", |_| std::process::abort());
-        self.unsynced += at - offset;
-        self.catch_up(&file)
-    }
-
-    fn catch_up(&mut self, file: &Arc<File>) -> Result<(), StoreError> {
-        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
-            || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
-        {
-            self.settle()?;
-        }
-        if self.syncing.is_none() && self.unsynced >= SYNC_AFTER_BYTES {
-            let file = Arc::clone(file);
-            self.behind = std::mem::take(&mut self.unsynced);
-            self.syncing = Some(spawn_blocking(move || file.sync_data()));
-        }
-        Ok(())
-    }
-
-    /// Waits for the sync that is running. Blocks.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        let Some(task) = self.syncing.take() else { return Ok(()) };
-        self.behind = 0;
-        let synced = tokio::runtime::Handle::current()
-            .block_on(task)
-            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        synced.map_err(StoreError::Unsynced)
-    }
-
-    /// Returns when the bytes so far would survive a power cut. Blocks.
-    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
-        self.settle()?;
-        let file = self.open()?;
-        if self.dirty {
-            file.sync_data().map_err(StoreError::Unsynced)?;
-        }
-        (self.dirty, self.unsynced) = (false, 0);
-        Ok(())
-    }
-
-    /// Returns when the bytes, and the name they are under, would survive a power cut. Blocks.
-    pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
-        self.sync()?;
-        fail::fail_point!("storage::synced", |_| std::process::abort());
-        sync_parent(&self.path)
-    }
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {

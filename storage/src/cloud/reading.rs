@@ -1,0 +1,80 @@
+//! An object on its way out of an object store.
+//!
+//! Nothing is read ahead of the client but what the connection holds, and a reader that is dropped
+//! closes it. A stream that breaks is taken up where it broke, as long as it gets on.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{sleep, timeout};
+
+use super::{Cloud, failed};
+use crate::{ByteStream, Key, StoreError};
+
+/// How long the store may be silent in the middle of an object.
+const IDLE: Duration = Duration::from_secs(10);
+/// How often a stream is taken up again without having got on.
+const ATTEMPTS: u32 = 4;
+
+struct Reading {
+    cloud: Cloud,
+    key: Key,
+    size_bytes: u64,
+    rest: Range<u64>,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    failures: u32,
+}
+
+pub(super) async fn begin(
+    cloud: Cloud,
+    key: Key,
+    size_bytes: u64,
+    range: Range<u64>,
+) -> Result<ByteStream, StoreError> {
+    let stream = cloud.get(&key, size_bytes, range.clone()).await?;
+    let reading = Reading { cloud, key, size_bytes, rest: range, stream, failures: 0 };
+    Ok(stream::try_unfold(reading, Reading::next).boxed())
+}
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, StoreError> {
+        while !self.rest.is_empty() {
+            let error = match timeout(IDLE, self.stream.next()).await {
+                Ok(Some(Ok(bytes))) if bytes.is_empty() => continue,
+                Ok(Some(Ok(mut bytes))) => {
+                    let wanted = self.rest.end - self.rest.start;
+                    bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+                    self.rest.start += bytes.len() as u64;
+                    self.failures = 0;
+                    return Ok(Some((bytes, self)));
+                }
+                Ok(Some(Err(error))) => failed("read an object")(error),
+                Ok(None) => self.broken("it ended early"),
+                Err(_) => self.broken("the store fell silent"),
+            };
+            self.failures += 1;
+            if self.failures > ATTEMPTS {
+                return Err(error);
+            }
+            tracing::debug!(key = %self.key, %error, "a read broke off; going on behind what came");
+            sleep(pause(self.failures)).await;
+            self.stream = self.cloud.get(&self.key, self.size_bytes, self.rest.clone()).await?;
+        }
+        Ok(None)
+    }
+
+    fn broken(&self, why: &str) -> StoreError {
+        let source = format!("{why}, {} bytes before its end", self.rest.end - self.rest.start).into();
+        StoreError::Remote { operation: "read an object", source }
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    let mut random = [0; 1];
+    // Without randomness everybody waits alike, no more.
+    let _ = getrandom::fill(&mut random);
+    Duration::from_millis(50 * (1 << failures.min(6)) + u64::from(random[0]))
+}

@@ -1,0 +1,150 @@
+//! The file of an upload.
+//!
+//! It is appended to in place. What the index does not know of is cut off by the next writer, and a
+//! lock on the file keeps a writer out whose time is over.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::sync_parent;
+use crate::{Key, StoreError};
+
+/// So much is written before the disk is asked to catch up, in the background …
+const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
+/// … and so much before the upload waits for it. It keeps the last sync of a large layer short.
+const SYNC_BEHIND_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The file of an upload. It is opened when something is done with it.
+#[derive(Debug)]
+pub(super) struct Sink {
+    key: Key,
+    path: PathBuf,
+    /// Where the index says that the upload stands; so much of the file is durable.
+    offset: u64,
+    file: Option<Arc<File>>,
+    /// The file has changed since it was opened, or is new.
+    dirty: bool,
+    /// Written since a sync was last begun.
+    unsynced: u64,
+    /// Given to the sync that is running.
+    behind: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Sink {
+    /// The file at `path`, of an upload that stands at `offset`.
+    pub(super) fn new(key: Key, path: PathBuf, offset: u64) -> Self {
+        Self { key, path, offset, file: None, dirty: false, unsynced: 0, behind: 0, syncing: None }
+    }
+
+    /// Opens the file, and cuts it to the offset the index knows: bytes behind it were never accounted
+    /// for. Blocks.
+    fn open(&mut self) -> Result<Arc<File>, StoreError> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let (key, offset) = (self.key.clone(), self.offset);
+        let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&self.path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
+            opened => opened.map_err(StoreError::io("open an object for writing"))?,
+        };
+        fail::fail_point!("storage::created", |_| std::process::abort());
+        lock(&file, &key)?;
+        let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
+        if actual < offset {
+            return Err(StoreError::WrongSize { key, expected: offset, actual });
+        }
+        if actual > offset {
+            file.set_len(offset).map_err(StoreError::io("cut an object"))?;
+        }
+        self.dirty = offset == 0 || actual > offset;
+        let file = Arc::new(file);
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Appends at `offset`. Blocks. After an error the file is as long as before.
+    pub(super) fn write(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let file = self.open()?;
+        self.dirty = true;
+        let mut at = offset;
+        for chunk in chunks {
+            if let Err(error) = file.write_all_at(chunk, at) {
+                // On a full disk every byte counts; should this fail too, the next writer cuts.
+                let _ = file.set_len(offset);
+                return Err(StoreError::io("write an object")(error));
+            }
+            at += chunk.len() as u64;
+        }
+        fail::fail_point!("storage::written", |_| std::process::abort());
+        self.unsynced += at - offset;
+        self.catch_up(&file)
+    }
+
+    fn catch_up(&mut self, file: &Arc<File>) -> Result<(), StoreError> {
+        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
+            || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
+        {
+            self.settle()?;
+        }
+        if self.syncing.is_none() && self.unsynced >= SYNC_AFTER_BYTES {
+            let file = Arc::clone(file);
+            self.behind = std::mem::take(&mut self.unsynced);
+            self.syncing = Some(spawn_blocking(move || file.sync_data()));
+        }
+        Ok(())
+    }
+
+    /// Waits for the sync that is running. Blocks.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(task) = self.syncing.take() else { return Ok(()) };
+        self.behind = 0;
+        let synced = tokio::runtime::Handle::current()
+            .block_on(task)
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        synced.map_err(StoreError::Unsynced)
+    }
+
+    /// Returns when the bytes so far would survive a power cut. Blocks.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.settle()?;
+        let file = self.open()?;
+        if self.dirty {
+            file.sync_data().map_err(StoreError::Unsynced)?;
+        }
+        (self.dirty, self.unsynced) = (false, 0);
+        Ok(())
+    }
+
+    /// Returns when the bytes, and the name they are under, would survive a power cut. Blocks.
+    pub(super) fn finish(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        fail::fail_point!("storage::synced", |_| std::process::abort());
+        sync_parent(&self.path)
+    }
+}
+
+/// Keeps other writers out until the file is closed: a lease runs out while its writer is stuck in
+/// the disk or asleep with its machine, and what it still does then must not fall on the bytes of
+/// the next one.
+fn lock(file: &File, key: &Key) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const PAUSES: u32 = 100;
+    for _ in 0..PAUSES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            // Most likely on its last write: a request that was cut is soon done.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock an object")(error)),
+        }
+    }
+    Err(StoreError::Busy { key: key.clone() })
+}

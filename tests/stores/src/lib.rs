@@ -1,0 +1,19 @@
+//! Object stores that the tests start: real ones, stand-ins for what cannot be had, and one that is
+//! hostile on purpose.
+//!
+//! Each is an address on 127.0.0.1 with what a client needs to know, and a [`Backdoor`]: what a test
+//! sees and does behind the back of the client that it tests. What is started here ends with the
+//! test process, however that ends; the [`run`] sees to it.
+
+mod azurite;
+mod backdoor;
+mod client;
+pub mod process;
+pub mod run;
+mod s3_account;
+mod seaweedfs;
+pub mod tools;
+
+pub use azurite::Azurite;
+pub use backdoor::Backdoor;
+pub use seaweedfs::SeaweedFs;
