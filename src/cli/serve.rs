@@ -78,10 +78,14 @@ fn greet(server: &Server) {
         |path: String| std::path::absolute(Path::new(&path)).map_or(path, |path| path.display().to_string());
     let objects = absolute(objects);
     let index = if index == "PostgreSQL" { index } else { absolute(index) };
+    let metrics = match server.watch_address() {
+        Some(address) => format!("  metrics  http://{address}/metrics\n"),
+        None => String::new(),
+    };
     let text = format!(
         "Berth is listening on http://{address}\n\n  \
            index    {index}\n  \
-           objects  {objects}\n\n\
+           objects  {objects}\n{metrics}\n\
          Push a first image:\n\n  \
            docker pull busybox\n  \
            docker tag busybox {address}/busybox\n  \

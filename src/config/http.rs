@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use super::{Network, Span};
 
 /// Where and how requests come in.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,9 @@ pub struct Http {
     pub header_timeout: Span,
     /// How long a body may be silent, in either direction. There is no limit on how long it takes.
     pub idle_timeout: Span,
+    /// The networks of the proxies and load balancers in front, as `["10.0.0.0/8"]`: what they say of a
+    /// client's address (`X-Forwarded-For`) is believed, and nobody else's word is.
+    pub trusted_proxies: Vec<Network>,
 }
 
 impl Default for Http {
@@ -30,6 +33,7 @@ impl Default for Http {
             allow_anonymous: false,
             header_timeout: Span::seconds(120),
             idle_timeout: Span::seconds(60),
+            trusted_proxies: Vec::new(),
         }
     }
 }

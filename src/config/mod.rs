@@ -9,8 +9,10 @@ mod gc;
 mod http;
 mod limits;
 mod log;
+mod metrics;
 mod reference;
 mod repositories;
+mod scrub;
 mod storage;
 mod uploads;
 mod values;
@@ -27,11 +29,13 @@ pub use self::gc::Gc;
 pub use self::http::Http;
 pub use self::limits::Limits;
 pub use self::log::{Log, LogFormat};
+pub use self::metrics::Metrics;
 pub use self::reference::reference;
 pub use self::repositories::RepositoryRule;
-pub use self::storage::{Azure, Gcs, S3, S3Encryption, Storage, StorageKind};
+pub use self::scrub::Scrub;
+pub use self::storage::{Azure, Gcs, Redirect, RedirectMode, S3, S3Encryption, Storage, StorageKind};
 pub use self::uploads::Uploads;
-pub use self::values::{Secret, Size, Span};
+pub use self::values::{Network, Secret, Size, Span};
 
 /// All of it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -50,12 +54,16 @@ pub struct Config {
     pub uploads: Uploads,
     /// The collection of what nothing needs.
     pub gc: Gc,
+    /// Reading everything again, now and then.
+    pub scrub: Scrub,
     /// Every limit.
     pub limits: Limits,
     /// How `berth serve` ends.
     pub drain: Drain,
     /// What is logged.
     pub log: Log,
+    /// For those who watch.
+    pub metrics: Metrics,
     /// Rules for some repositories; the first whose pattern matches holds.
     pub repositories: Vec<RepositoryRule>,
 }
@@ -69,9 +77,11 @@ impl Default for Config {
             storage: Storage::default(),
             uploads: Uploads::default(),
             gc: Gc::default(),
+            scrub: Scrub::default(),
             limits: Limits::default(),
             drain: Drain::default(),
             log: Log::default(),
+            metrics: Metrics::default(),
             repositories: Vec::new(),
         }
     }
@@ -221,6 +231,7 @@ impl Config {
         self.database.location(&self.data)?;
         self.limits.check()?;
         self.storage.check()?;
+        self.scrub.check()?;
         self.repositories.iter().try_for_each(RepositoryRule::check)
     }
 }

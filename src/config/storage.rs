@@ -1,11 +1,12 @@
 //! `[storage]`: where the bytes are.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret, Size, values};
+use super::{ConfigError, Network, Secret, Size, Span, values};
 
 /// Where the bytes are.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -21,12 +22,44 @@ pub struct Storage {
     /// blob that fits one part is sent in one request. Blobs beyond 15 GiB get larger ones by
     /// themselves.
     pub part_size: Size,
+    /// Whether clients fetch blobs from the object store themselves.
+    pub redirect: Redirect,
     /// Bucket and credentials where `kind` is `s3`.
     pub s3: S3,
     /// Container and credentials where `kind` is `azure`.
     pub azure: Azure,
     /// Bucket and credentials where `kind` is `gcs`.
     pub gcs: Gcs,
+}
+
+/// Whether clients fetch blobs from the object store themselves. It takes the load from Berth, and needs
+/// clients that reach the store and trust its certificate.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redirect {
+    /// Who is redirected: nobody (`off`), everybody (`on`), or clients in `networks` (`networks`).
+    pub mode: RedirectMode,
+    /// The networks of the clients that are redirected where `mode` is `networks`, as `["10.0.0.0/8"]`.
+    /// Behind a proxy, see `http.trusted_proxies`.
+    pub networks: Vec<Network>,
+    /// How long the signed address of a blob can be used, at most 7 days; less where the credentials that
+    /// sign it end sooner.
+    pub expires_in: Span,
+    /// The address of the store as clients reach it, where it is another. Used for nothing else.
+    pub public_endpoint: Option<String>,
+}
+
+/// Who fetches blobs from the object store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RedirectMode {
+    /// Nobody.
+    #[default]
+    Off,
+    /// Everybody.
+    On,
+    /// Clients in some networks.
+    Networks,
 }
 
 /// A kind of store.
@@ -139,6 +172,8 @@ pub struct Gcs {
 }
 
 const MIB: u64 = 1024 * 1024;
+const MINUTE: Duration = Duration::from_mins(1);
+const WEEK: Duration = Duration::from_hours(7 * 24);
 
 impl Default for Storage {
     fn default() -> Self {
@@ -147,10 +182,18 @@ impl Default for Storage {
             path: None,
             prefix: None,
             part_size: Size::of(8 * MIB),
+            redirect: Redirect::default(),
             s3: S3::default(),
             azure: Azure::default(),
             gcs: Gcs::default(),
         }
+    }
+}
+
+impl Default for Redirect {
+    fn default() -> Self {
+        let (mode, networks) = (RedirectMode::default(), Vec::new());
+        Self { mode, networks, expires_in: Span::seconds(15 * 60), public_endpoint: None }
     }
 }
 
@@ -206,7 +249,8 @@ impl Storage {
             .iter()
             .filter(|one| one.is_some())
             .count();
-        let endpoints = [&s3.endpoint, &azure.endpoint, &gcs.endpoint];
+        let redirect = &self.redirect;
+        let endpoints = [&s3.endpoint, &azure.endpoint, &gcs.endpoint, &redirect.public_endpoint];
         let is_address = |text: &Option<String>| {
             text.as_ref().is_none_or(|text| text.starts_with("http://") || text.starts_with("https://"))
         };
@@ -250,6 +294,22 @@ impl Storage {
             (
                 !is(StorageKind::Gcs) || gcs.bucket.is_some(),
                 "storage.kind is gcs: storage.gcs.bucket must be set",
+            ),
+            (
+                redirect.mode == RedirectMode::Off || !is(StorageKind::Filesystem),
+                "storage.redirect needs an object store: a folder has no address",
+            ),
+            (
+                (redirect.mode == RedirectMode::Networks) != redirect.networks.is_empty(),
+                "storage.redirect.networks belongs to storage.redirect.mode = \"networks\", and that needs it",
+            ),
+            (
+                (MINUTE..=WEEK).contains(&redirect.expires_in.get()),
+                "storage.redirect.expires_in must be between 1m and 7d",
+            ),
+            (
+                redirect.mode == RedirectMode::Off || !is(StorageKind::Azure) || azure.sas.is_none(),
+                "storage.redirect needs an account key or an identity: a SAS cannot sign",
             ),
             (
                 endpoints.into_iter().all(is_address),

@@ -295,6 +295,63 @@ pub async fn mark_found(mut tx: &mut Tx, digest: &Digest, key: &Key) -> Result<u
     query!(tx, execute sqlx::query(sql).bind(digest.as_str()).bind(key.as_str()))
 }
 
+/// Blobs that are not known to be lost, by digest, behind `last`.
+pub async fn behind(mut on: impl Handle, last: &str, limit: i64) -> Result<Vec<Stored>> {
+    let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs
+               WHERE digest > $1 AND missing_since IS NULL ORDER BY digest LIMIT $2";
+    query!(on, fetch_all sqlx::query_as(sql).bind(last).bind(limit))
+}
+
+/// The bytes of all blobs. Reads every row.
+pub async fn total_bytes(mut on: impl Handle) -> Result<u64> {
+    let sql = "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM blobs";
+    let (total,): (i64,) = query!(on, fetch_one sqlx::query_as(sql))?;
+    Ok(u64::try_from(total).unwrap_or_default())
+}
+
+/// How many blobs are known to be lost.
+pub async fn count_missing(mut on: impl Handle) -> Result<i64> {
+    let sql = "SELECT COUNT(*) FROM blobs WHERE missing_since IS NOT NULL";
+    let (count,): (i64,) = query!(on, fetch_one sqlx::query_as(sql))?;
+    Ok(count)
+}
+
+/// Who needs a blob, for people: `repository:tag` for every tag that leads to it, through indexes too.
+/// Where none does, `repository@digest` of the manifests, or else the repositories that hold it.
+pub async fn needed_by(mut on: impl Handle, digest: &Digest, limit: i64) -> Result<Vec<String>> {
+    let sql = "WITH RECURSIVE named (repository_id, digest) AS (
+                   SELECT m.repository_id, m.digest
+                   FROM repository_blobs rb
+                   JOIN manifest_blobs mb ON mb.repository_id = rb.repository_id AND mb.digest = rb.digest
+                   JOIN manifests m ON m.id = mb.manifest_id
+                   WHERE rb.digest = $1
+                   UNION
+                   SELECT p.repository_id, p.digest
+                   FROM named n
+                   JOIN manifest_children c ON c.repository_id = n.repository_id AND c.digest = n.digest
+                   JOIN manifests p ON p.id = c.manifest_id
+               )
+               SELECT r.name, n.digest, t.name
+               FROM named n
+               JOIN repositories r ON r.id = n.repository_id
+               LEFT JOIN tags t ON t.repository_id = n.repository_id AND t.digest = n.digest
+               ORDER BY t.name IS NULL, r.name, t.name, n.digest LIMIT $2";
+    let rows: Vec<(String, String, Option<String>)> =
+        query!(on, fetch_all sqlx::query_as(sql).bind(digest.as_str()).bind(limit))?;
+    let tagged: Vec<String> =
+        rows.iter().filter_map(|(name, _, tag)| Some(format!("{name}:{}", tag.as_ref()?))).collect();
+    if !tagged.is_empty() {
+        return Ok(tagged);
+    }
+    if !rows.is_empty() {
+        return Ok(rows.into_iter().map(|(name, manifest, _)| format!("{name}@{manifest}")).collect());
+    }
+    let sql = "SELECT r.name FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository_id
+               WHERE rb.digest = $1 ORDER BY r.name LIMIT $2";
+    let rows: Vec<(String,)> = query!(on, fetch_all sqlx::query_as(sql).bind(digest.as_str()).bind(limit))?;
+    Ok(rows.into_iter().map(|(name,)| name).collect())
+}
+
 /// Blobs by key from `from` on, for `fsck`.
 pub async fn by_key(mut on: impl Handle, from: &str, before: &str) -> Result<Vec<Stored>> {
     let sql = "SELECT digest, size_bytes, storage_key, idle_since, missing_since FROM blobs

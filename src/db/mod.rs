@@ -16,6 +16,7 @@ pub mod manifests;
 mod postgres;
 pub mod referrers;
 pub mod repositories;
+pub mod scrubs;
 mod sqlite;
 pub mod stores;
 pub mod tags;

@@ -41,6 +41,16 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest
     if not_modified(&call.headers, digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, digest));
     }
+    if call.is_redirected()
+        && let Some(address) = call.app.registry().blob_address(&content).await
+        && let Ok(address) = HeaderValue::from_str(&address)
+    {
+        let mut response = described(StatusCode::TEMPORARY_REDIRECT, digest);
+        response.headers_mut().insert(header::LOCATION, address);
+        // It is this client's for a while; whoever comes next is asked who they are.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return Ok(response);
+    }
     let length = content.blob.size_bytes;
     match wanted(&call.headers, digest, length) {
         Ranges::Whole => {

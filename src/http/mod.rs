@@ -8,9 +8,11 @@ mod access;
 mod blobs;
 mod body;
 mod catalog;
+mod client;
 pub mod error;
 mod health;
 mod manifests;
+mod metrics;
 pub mod path;
 mod query;
 mod referrers;
@@ -18,6 +20,7 @@ mod tags;
 mod uploads;
 mod whole;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,17 +32,20 @@ use axum::response::Response;
 use axum::routing::any;
 use berth_auth::Policy;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use self::access::Access;
 use self::body::RequestBody;
+pub use self::client::Peer;
 use self::error::HttpError;
 use self::path::Resource;
 use self::query::Query;
 use self::whole::Whole;
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
+use crate::telemetry::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -60,8 +66,23 @@ pub struct Settings {
     pub chunk_min_bytes: u64,
     /// The longest request line and headers, in bytes.
     pub header_bytes: usize,
+    /// The proxies whose word on a client's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which clients fetch blobs from the store themselves.
+    pub redirect: Redirect,
     /// Texts to show with every answer about the repositories that match.
     pub warnings: Vec<(globset::GlobMatcher, HeaderValue)>,
+}
+
+/// Which clients fetch blobs from the store themselves.
+#[derive(Debug, Clone)]
+pub enum Redirect {
+    /// None.
+    Nobody,
+    /// All.
+    Everybody,
+    /// Those in a network.
+    Networks(Vec<IpNet>),
 }
 
 /// What every request sees.
@@ -71,6 +92,7 @@ pub struct App(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    metrics: Metrics,
     policy: Policy,
     settings: Settings,
     manifest_memory: Arc<Semaphore>,
@@ -81,10 +103,17 @@ struct Inner {
 impl App {
     /// Puts the HTTP side together. What changes something runs on `tasks`, so that a client that
     /// hangs up half way does not stop it half way.
-    pub fn new(registry: Registry, policy: Policy, settings: Settings, tasks: TaskTracker) -> Self {
+    pub fn new(
+        registry: Registry,
+        metrics: Metrics,
+        policy: Policy,
+        settings: Settings,
+        tasks: TaskTracker,
+    ) -> Self {
         let manifest_memory = Arc::new(Semaphore::new(body::permits(settings.manifest_memory_bytes)));
         Self(Arc::new(Inner {
             registry,
+            metrics,
             policy,
             settings,
             manifest_memory,
@@ -107,6 +136,15 @@ impl App {
             .with_state(self)
     }
 
+    /// The routes for those who watch, which nobody else should reach.
+    pub fn watch_router(self) -> Router {
+        Router::new()
+            .route("/healthz", any(health::live))
+            .route("/readyz", any(health::ready))
+            .route("/metrics", any(metrics::show))
+            .with_state(self)
+    }
+
     fn registry(&self) -> &Registry {
         &self.0.registry
     }
@@ -120,10 +158,24 @@ impl App {
 struct Call {
     app: App,
     access: Access,
+    /// Where it comes from.
+    client: Option<IpAddr>,
     method: Method,
     headers: HeaderMap,
     query: Query,
     body: RequestBody,
+}
+
+impl Call {
+    fn is_redirected(&self) -> bool {
+        match &self.app.settings().redirect {
+            Redirect::Nobody => false,
+            Redirect::Everybody => true,
+            Redirect::Networks(networks) => {
+                self.client.is_some_and(|client| networks.iter().any(|network| network.contains(&client)))
+            }
+        }
+    }
 }
 
 async fn serve(State(app): State<App>, request: Request) -> Response {
@@ -161,7 +213,9 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
             let warning = warning(&app, &resource);
             let access = Access::of(&app.0.policy);
             let (method, headers) = (head.method, head.headers);
-            let call = Call { app, access, method, headers, query, body: body.clone() };
+            let peer = head.extensions.get::<Peer>();
+            let client = peer.map(|peer| client::address(peer.0, &headers, &app.settings().trusted_proxies));
+            let call = Call { app, access, client, method, headers, query, body: body.clone() };
             (warning, dispatch(call, resource).await)
         }
         Err(error) => (None, Err(error)),

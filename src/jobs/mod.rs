@@ -1,4 +1,5 @@
-//! Work no request waits for: sessions that expire, objects that are doomed, blobs nothing needs.
+//! Work no request waits for: sessions that expire, objects that are doomed, blobs nothing needs, and
+//! reading everything again.
 //!
 //! Each job is a series of small transactions and may be cut anywhere; the next round goes on. Jobs
 //! are no request of anyone's, so they speak to the index and the store themselves (decision 0002).
@@ -6,6 +7,7 @@
 mod blobs;
 pub mod fsck;
 mod objects;
+pub mod scrub;
 mod uploads;
 
 use std::ops::AddAssign;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::db::{self, Db};
+use crate::telemetry::Metrics;
 
 /// Rows one transaction handles at most.
 const BATCH: i64 = 100;
@@ -31,6 +34,8 @@ pub struct Context {
     pub clock: Clock,
     /// How long content that nothing needs is kept.
     pub collect_min_age: Duration,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Trouble in a job.
@@ -119,6 +124,10 @@ pub async fn run(context: Context, every: Duration, stop: CancellationToken) {
                 report.objects_deleted
             ),
             Err(error) => tracing::error!(%error, "a round of jobs broke off; the next one goes on"),
+        }
+        match db::blobs::count_missing(&context.db).await {
+            Ok(count) => context.metrics.blobs_missing(count),
+            Err(error) => tracing::warn!(%error, "could not count the blobs that are lost"),
         }
     }
 }

@@ -9,6 +9,10 @@ use berth_storage::{ByteStream, Digest, Key, StoreError};
 use super::{Permit, Registry, RegistryError, again};
 use crate::db::{blobs, manifests, repositories};
 use crate::oci::RepositoryName;
+use crate::telemetry::FoundBy;
+
+/// Tags that are named of a blob that is lost.
+const NAMES: i64 = 100;
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
@@ -72,6 +76,19 @@ impl Registry {
         }
     }
 
+    /// An address at which the client may read the blob itself for a while, if there is one. Trouble with
+    /// it is no client's: the bytes can go through here.
+    pub async fn blob_address(&self, content: &BlobContent) -> Option<String> {
+        match self.store.signed_url(&content.key).await {
+            Ok(url) => url.map(Into::into),
+            Err(error) => {
+                tracing::warn!(digest = %content.blob.digest, cause = %RegistryError::from(error),
+                    "could not sign the address of a blob; sending its bytes instead");
+                None
+            }
+        }
+    }
+
     /// An object was not there as its row says. Either the blob was collected between the two looks,
     /// or the object is lost, and then nobody shall be told that it is here: the next push heals it.
     async fn lost(&self, content: &BlobContent) -> Result<RegistryError> {
@@ -81,7 +98,9 @@ impl Registry {
             fail::fail_point!("blobs::before_mark_missing", |_| std::process::abort());
             tx.commit().await?;
             fail::fail_point!("blobs::marked_missing", |_| std::process::abort());
-            tracing::error!(%digest, key = %content.key,
+            self.metrics.blob_lost(FoundBy::read);
+            let needed_by = blobs::needed_by(&self.db, digest, NAMES).await?.join(", ");
+            tracing::error!(%digest, key = %content.key, needed_by,
                 "the object of blob {digest} is lost or damaged; push an image that has it to restore it");
         }
         Ok(RegistryError::BlobUnknown(digest.clone()))

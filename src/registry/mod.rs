@@ -28,6 +28,7 @@ pub use uploads::{Chunk, MountFrom, Session};
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::oci::RepositoryName;
+use crate::telemetry::Metrics;
 
 /// The right to do `A` with a repository.
 pub type Permit<A> = berth_auth::Permit<A, RepositoryName>;
@@ -77,6 +78,7 @@ pub struct Registry {
     store: Store,
     clock: Clock,
     settings: Settings,
+    metrics: Metrics,
 }
 
 /// How often a transaction is run again.
@@ -98,8 +100,8 @@ where
 
 impl Registry {
     /// Puts a registry together.
-    pub fn new(db: Db, store: Store, clock: Clock, settings: Settings) -> Self {
-        Self { db, store, clock, settings }
+    pub fn new(db: Db, store: Store, clock: Clock, settings: Settings, metrics: Metrics) -> Self {
+        Self { db, store, clock, settings, metrics }
     }
 
     /// Whether the index answers; the store is not asked, for manifests do without it.

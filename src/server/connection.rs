@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::streams::Streams;
+use crate::http::Peer;
 
 /// What a reader has ready in one go at most; also the longest request head hyper takes in.
 const READ_BUFFER: usize = 256 * 1024;
@@ -54,8 +55,8 @@ impl Door {
     ) {
         loop {
             let slot = Arc::clone(slots).acquire_owned().await.expect("the slots are never closed");
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for connections to end.
                     tracing::warn!(%error, "could not accept a connection");
@@ -66,14 +67,14 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let ending = door.ending.clone();
-                ending.run_until_cancelled_owned(door.serve(stream)).await;
+                ending.run_until_cancelled_owned(door.serve(stream, Peer(peer.ip()))).await;
                 drop(slot);
             });
         }
     }
 
     /// Serves one connection, HTTP/1.1 or HTTP/2 as its first bytes say.
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream, peer: Peer) {
         let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
         let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
             return;
@@ -83,16 +84,18 @@ impl Door {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.idle_timeout));
         let io = TokioIo::new(Box::pin(stream));
-        let ended = if speaks_http2 { self.serve_http2(io).await } else { self.serve_http1(io).await };
+        let ended =
+            if speaks_http2 { self.serve_http2(io, peer).await } else { self.serve_http1(io, peer).await };
         if let Err(error) = ended {
             // Clients hang up, and docker tries TLS first: nothing anyone must act on.
             tracing::debug!(%error, "a connection broke off");
         }
     }
 
-    async fn serve_http1(&self, io: Io) -> hyper::Result<()> {
-        let service = service_fn(|request: hyper::Request<Incoming>| {
+    async fn serve_http1(&self, io: Io, peer: Peer) -> hyper::Result<()> {
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
             let router = self.router.clone();
+            request.extensions_mut().insert(peer);
             async move {
                 Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
             }
@@ -111,9 +114,10 @@ impl Door {
         connection.await
     }
 
-    async fn serve_http2(&self, io: Io) -> hyper::Result<()> {
+    async fn serve_http2(&self, io: Io, peer: Peer) -> hyper::Result<()> {
         let streams = Streams::default();
-        let service = service_fn(|request: hyper::Request<Incoming>| {
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
             let (router, stream) = (self.router.clone(), streams.open());
             async move {
                 let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});

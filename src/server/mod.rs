@@ -12,6 +12,7 @@ use std::time::Duration;
 use berth_auth::Policy;
 use berth_storage::StoreError;
 use http::HeaderValue;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -20,11 +21,12 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Door;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Network, RedirectMode};
 use crate::db::{self, Db, Location, stores};
-use crate::http::{App, Settings as HttpSettings};
+use crate::http::{App, Redirect, Settings as HttpSettings};
 use crate::jobs;
 use crate::registry::{Registry, Rule, Rules, Settings as RegistrySettings};
+use crate::telemetry::Metrics;
 
 /// Trouble while the parts are put together.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +87,8 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     let db = Db::open(&location).await?;
     db.migrate().await?;
     let store = storage::open(config, &db, &Clock::System).await?;
-    let context = jobs::Context { db, store, clock: Clock::System, collect_min_age: config.gc.min_age.get() };
+    let (clock, collect_min_age, metrics) = (Clock::System, config.gc.min_age.get(), Metrics::new());
+    let context = jobs::Context { db, store, clock, collect_min_age, metrics };
     bind(&context, binding).await?;
     if context.db.is_exclusive() {
         jobs::release(&context).await?;
@@ -118,6 +121,8 @@ async fn bind(context: &jobs::Context, binding: Binding) -> Result<(), ServerErr
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    /// For those who watch.
+    watch: Option<TcpListener>,
     app: App,
     config: Config,
     context: jobs::Context,
@@ -129,23 +134,31 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let address = config.http.listen;
         // First: that the address is taken is the likeliest trouble, and opening changes the disk.
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
+        let listener = listen(address).await?;
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
+        let watch = match config.metrics.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let context = open(&config, Binding::Check).await?;
         if let Some(advice) = context.store.advice().await {
             tracing::warn!("{advice}");
         }
-        let jobs::Context { db, store, clock, .. } = context.clone();
-        let registry = Registry::new(db, store, clock, registry_settings(&config)?);
+        let jobs::Context { db, store, clock, metrics, .. } = context.clone();
+        let registry = Registry::new(db, store, clock, registry_settings(&config)?, metrics.clone());
         let tasks = TaskTracker::new();
-        let app = App::new(registry, Policy::open(), http_settings(&config)?, tasks.clone());
-        Ok(Self { listener, address, app, config, context, tasks })
+        let app = App::new(registry, metrics, Policy::open(), http_settings(&config)?, tasks.clone());
+        Ok(Self { listener, address, watch, app, config, context, tasks })
     }
 
     /// The address that is listened on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the metrics, if there are any.
+    pub fn watch_address(&self) -> Option<SocketAddr> {
+        self.watch.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Where the index and the objects are, for people.
@@ -160,11 +173,16 @@ impl Server {
 
     /// Serves until `stop` ends, then lets running transfers finish.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, app, config, context, tasks, .. } = self;
+        let Self { listener, watch, app, config, context, tasks, .. } = self;
         let db = context.db.clone();
         let ending = CancellationToken::new();
         let closing = CancellationToken::new();
-        tasks.spawn(jobs::run(context, config.gc.interval.get(), ending.clone()));
+        tasks.spawn(jobs::run(context.clone(), config.gc.interval.get(), ending.clone()));
+        if config.scrub.enabled {
+            let (period, bytes_per_second) = (config.scrub.period.get(), config.scrub.rate.bytes());
+            let settings = jobs::scrub::Settings { period, bytes_per_second };
+            tasks.spawn(jobs::scrub::run(context, settings, ending.clone()));
+        }
         let connections = TaskTracker::new();
         let door = Door {
             router: app.clone().router(),
@@ -174,6 +192,15 @@ impl Server {
             closing: closing.clone(),
             ending: ending.clone(),
         };
+        if let Some(listener) = watch {
+            let door = Door { router: app.clone().watch_router(), ..door.clone() };
+            let ending = ending.clone();
+            tasks.spawn(async move {
+                // Few watch; who is many is no watcher.
+                let (slots, connections) = (Arc::new(Semaphore::new(64)), TaskTracker::new());
+                ending.run_until_cancelled(door.accept(&listener, &slots, &connections)).await;
+            });
+        }
         let slots = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
         {
             let accept = door.accept(&listener, &slots, &connections);
@@ -205,6 +232,10 @@ impl Server {
     }
 }
 
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
 fn registry_settings(config: &Config) -> Result<RegistrySettings, ConfigError> {
     let rule = |rule: &crate::config::RepositoryRule| {
         Ok(Rule { matches: rule.pattern()?, allow_sparse: rule.allow_sparse })
@@ -233,8 +264,18 @@ fn http_settings(config: &Config) -> Result<HttpSettings, ConfigError> {
         page: config.limits.page,
         chunk_min_bytes: config.uploads.chunk_min.bytes(),
         header_bytes: bytes(config.limits.header_bytes),
+        trusted_proxies: networks(&config.http.trusted_proxies),
+        redirect: match config.storage.redirect.mode {
+            RedirectMode::Off => Redirect::Nobody,
+            RedirectMode::On => Redirect::Everybody,
+            RedirectMode::Networks => Redirect::Networks(networks(&config.storage.redirect.networks)),
+        },
         warnings,
     })
+}
+
+fn networks(networks: &[Network]) -> Vec<IpNet> {
+    networks.iter().map(|network| network.get()).collect()
 }
 
 /// A warning as the spec has it: code 299, no agent, no date, and short enough for every client.

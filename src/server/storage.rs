@@ -1,11 +1,13 @@
 //! From `[storage]` to an open store that belongs to the index.
 
-use berth_storage::cloud::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials, Settings};
+use berth_storage::cloud::{
+    Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials, Settings, Signing,
+};
 use berth_storage::{Key, Memory, Store};
 
 use super::ServerError;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError, S3Encryption, Secret, StorageKind};
+use crate::config::{self, Config, ConfigError, RedirectMode, S3Encryption, Secret, StorageKind};
 use crate::db::{Db, blobs, stores};
 
 /// Opens the store, and gives it a name if it has none yet.
@@ -44,11 +46,16 @@ fn settings(storage: &config::Storage) -> Result<Option<Settings>, ConfigError> 
         StorageKind::Azure => Provider::Azure(microsoft(&storage.azure)?),
         StorageKind::Gcs => Provider::Gcs(google(&storage.gcs)),
     };
+    let redirect = &storage.redirect;
+    let signing = (redirect.mode != RedirectMode::Off).then(|| Signing {
+        public_endpoint: redirect.public_endpoint.clone(),
+        life: redirect.expires_in.get(),
+    });
     Ok(Some(Settings {
         provider,
         prefix: storage.prefix.clone(),
         part_bytes: storage.part_size.bytes(),
-        public_endpoint: None,
+        signing,
     }))
 }
 

@@ -19,7 +19,6 @@ mod upload;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -142,6 +141,12 @@ impl Store {
         }
     }
 
+    /// Reads an object as it is in the store, from its first byte to its last, whatever is kept of it
+    /// nearer.
+    pub async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
+        self.read(key, size_bytes, 0..size_bytes).await
+    }
+
     /// The size of an object in bytes; `None` if it is not there.
     pub async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         match &self.backend {
@@ -208,11 +213,12 @@ impl Store {
         }
     }
 
-    /// A URL that anyone may read the object with, for so long; `None` where there is no such thing.
-    pub async fn signed_url(&self, key: &Key, expires_in: Duration) -> Result<Option<Url>, StoreError> {
+    /// A URL that anyone may read the object with for a while; `None` where there is no such thing, or
+    /// not now.
+    pub async fn signed_url(&self, key: &Key) -> Result<Option<Url>, StoreError> {
         match &self.backend {
             Backend::Filesystem(_) => Ok(None),
-            Backend::Cloud(cloud) => cloud.signed_url(key, expires_in).await.map(Some),
+            Backend::Cloud(cloud) => cloud.signed_url(key).await,
         }
     }
 }

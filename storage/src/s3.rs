@@ -24,7 +24,33 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 const KEEP_FOR: Duration = Duration::from_mins(5);
 
 /// What the environment says of region and credentials.
-pub(crate) async fn session(settings: &S3) -> SdkConfig {
+#[derive(Debug)]
+pub(crate) struct Session {
+    config: SdkConfig,
+    /// Those of the chain; none where an access key is configured.
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Session {
+    pub(crate) async fn load(settings: &S3) -> Result<Self, StoreError> {
+        let config = load(settings).await;
+        let credentials = match &settings.credentials {
+            S3Credentials::Chain { .. } => Some(Arc::new(Credentials::new(&config)?)),
+            S3Credentials::Key { .. } => None,
+        };
+        Ok(Self { config, credentials })
+    }
+
+    pub(crate) fn region(&self) -> Option<String> {
+        self.config.region().map(ToString::to_string)
+    }
+
+    pub(crate) fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.credentials.clone()
+    }
+}
+
+async fn load(settings: &S3) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) =
         settings.region.clone().or_else(|| settings.endpoint.as_ref().map(|_| "us-east-1".into()))
@@ -56,11 +82,19 @@ struct Kept {
 }
 
 impl Credentials {
-    pub(crate) fn new(session: &SdkConfig) -> Result<Self, StoreError> {
-        let provider = session
+    fn new(config: &SdkConfig) -> Result<Self, StoreError> {
+        let provider = config
             .credentials_provider()
             .ok_or_else(|| StoreError::Settings("the environment has no credentials for S3".into()))?;
         Ok(Self { provider, kept: Mutex::new(None) })
+    }
+
+    /// How long those live that sign now; `None` if they do not end.
+    pub(crate) async fn time_left(&self) -> object_store::Result<Option<Duration>> {
+        self.get_credential().await?;
+        let now = tokio::time::Instant::now();
+        let ends_at = self.kept.lock().await.as_ref().and_then(|kept| kept.ends_at);
+        Ok(ends_at.map(|end| end.saturating_duration_since(now)))
     }
 }
 
@@ -124,8 +158,8 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(settings: &S3, session: &SdkConfig) -> Self {
-        let mut config = aws_sdk_s3::config::Builder::from(session)
+    pub(crate) fn new(settings: &S3, session: &Session) -> Self {
+        let mut config = aws_sdk_s3::config::Builder::from(&session.config)
             .force_path_style(settings.path_style)
             // Others than Amazon may not know the checksums that it adds by itself.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

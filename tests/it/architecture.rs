@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 /// Which room may use which, besides itself. A room that is not listed is a mistake.
 const ARROWS: [(&str, &[&str]); 11] = [
     ("cli", &["server", "config", "telemetry", "jobs", "db"]),
-    ("server", &["http", "jobs", "registry", "db", "config", "clock", "berth_storage", "berth_auth"]),
-    ("http", &["registry", "oci", "berth_auth", "berth_storage", "db"]),
-    ("jobs", &["db", "clock", "berth_storage"]),
-    ("registry", &["db", "oci", "clock", "berth_storage", "berth_auth"]),
+    (
+        "server",
+        &["http", "jobs", "registry", "db", "config", "clock", "telemetry", "berth_storage", "berth_auth"],
+    ),
+    ("http", &["registry", "oci", "telemetry", "berth_auth", "berth_storage", "db"]),
+    ("jobs", &["db", "clock", "telemetry", "berth_storage"]),
+    ("registry", &["db", "oci", "clock", "telemetry", "berth_storage", "berth_auth"]),
     ("db", &["oci", "berth_storage"]),
     ("config", &["db"]),
     ("oci", &["berth_storage"]),
@@ -20,9 +23,12 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// What may be used only of a room, where all of it would be too much.
-const ONLY: [(&str, &str, &[&str]); 5] = [
+const ONLY: [(&str, &str, &[&str]); 8] = [
     // Digests are the spec's vocabulary, and a store's trouble has a status; bytes go by the registry.
     ("http", "berth_storage", &["Algorithm", "Digest", "DigestError", "StoreError"]),
+    ("http", "telemetry", &["Metrics"]),
+    ("registry", "telemetry", &["Metrics", "FoundBy"]),
+    ("jobs", "telemetry", &["Metrics", "FoundBy"]),
     // Only to give trouble in the index its status.
     ("http", "db", &["Error"]),
     ("config", "db", &["Location"]),

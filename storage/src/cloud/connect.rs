@@ -15,7 +15,8 @@ use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
 use super::wire::Connector;
 use super::{Kind, Remote};
-use crate::{StoreError, s3};
+use crate::StoreError;
+use crate::s3::Session;
 
 /// How long a request is tried again, in all. Whoever waits for the answer has heard nothing yet.
 const RETRY_FOR: Duration = Duration::from_secs(10);
@@ -204,20 +205,24 @@ impl Provider {
 }
 
 /// A client, which talks to `endpoint` instead of the usual address if there is one.
-pub(super) async fn connect(
+pub(super) fn connect(
     provider: &Provider,
     endpoint: Option<&String>,
+    session: Option<&Session>,
 ) -> Result<Arc<dyn Remote>, StoreError> {
     match provider {
-        Provider::S3(s3) => amazon(s3, endpoint.or(s3.endpoint.as_ref())).await,
+        Provider::S3(s3) => amazon(s3, endpoint.or(s3.endpoint.as_ref()), session),
         Provider::Azure(azure) => microsoft(azure, endpoint.or(azure.endpoint.as_ref())),
         Provider::Gcs(gcs) => google(gcs, endpoint.or(gcs.endpoint.as_ref())),
     }
 }
 
-async fn amazon(settings: &S3, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, StoreError> {
-    let session = s3::session(settings).await;
-    let region = settings.region.clone().or_else(|| session.region().map(ToString::to_string));
+fn amazon(
+    settings: &S3,
+    endpoint: Option<&String>,
+    session: Option<&Session>,
+) -> Result<Arc<dyn Remote>, StoreError> {
+    let region = settings.region.clone().or_else(|| session?.region());
     let region = match (region, endpoint) {
         (Some(region), _) => region,
         // Others hardly care, but a signature names one.
@@ -247,10 +252,11 @@ async fn amazon(settings: &S3, endpoint: Option<&String>) -> Result<Arc<dyn Remo
     if settings.crc64nvme {
         builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
     }
-    builder = match &settings.credentials {
-        S3Credentials::Key { id, secret } => builder.with_access_key_id(id).with_secret_access_key(secret),
-        S3Credentials::Chain { .. } => builder.with_credentials(Arc::new(s3::Credentials::new(&session)?)),
-    };
+    if let S3Credentials::Key { id, secret } = &settings.credentials {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+    } else if let Some(credentials) = session.and_then(Session::credentials) {
+        builder = builder.with_credentials(credentials);
+    }
     builder = match &settings.encryption {
         None => builder,
         Some(Encryption::S3) => builder.with_config(encryption_key(), "AES256"),

@@ -6,6 +6,7 @@
 
 mod connect;
 mod reading;
+mod signing;
 mod wire;
 mod writing;
 
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use http::Method;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::signer::Signer;
@@ -26,7 +26,7 @@ use url::Url;
 pub use self::connect::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials};
 pub(crate) use self::writing::Writer;
 use crate::budget::Budget;
-use crate::s3::{self, Bucket};
+use crate::s3::{Bucket, Session};
 use crate::upload::Context;
 use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, StoreError, Upload};
 
@@ -42,8 +42,17 @@ pub struct Settings {
     pub prefix: Option<String>,
     /// The size of a part, in bytes.
     pub part_bytes: u64,
-    /// The address of the store as clients reach it, for signed URLs.
+    /// How URLs are signed, if they are.
+    pub signing: Option<Signing>,
+}
+
+/// How URLs are signed.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The address of the store as clients reach it, where it is another.
     pub public_endpoint: Option<String>,
+    /// How long one can be used, unless the credentials end sooner.
+    pub life: Duration,
 }
 
 /// What Berth needs of an object store.
@@ -57,8 +66,7 @@ pub(crate) struct Cloud(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     remote: Arc<dyn Remote>,
-    /// Signs, with the address that clients know.
-    signer: Arc<dyn Remote>,
+    signing: Option<signing::Signing>,
     /// What only S3 tells.
     bucket: Option<Bucket>,
     kind: Kind,
@@ -86,14 +94,23 @@ struct Marker {
 impl Cloud {
     pub(crate) async fn open(settings: &Settings) -> Result<Self, StoreError> {
         let (kind, location) = settings.provider.describe();
-        let remote = connect::connect(&settings.provider, None).await?;
-        let signer = match &settings.public_endpoint {
-            None => Arc::clone(&remote),
-            Some(endpoint) => connect::connect(&settings.provider, Some(endpoint)).await?,
-        };
-        let bucket = match &settings.provider {
-            Provider::S3(s3) => Some(Bucket::new(s3, &s3::session(s3).await)),
+        let session = match &settings.provider {
+            Provider::S3(s3) => Some(Session::load(s3).await?),
             Provider::Azure(_) | Provider::Gcs(_) => None,
+        };
+        let remote = connect::connect(&settings.provider, None, session.as_ref())?;
+        let signing = match &settings.signing {
+            None => None,
+            Some(Signing { public_endpoint, life }) => {
+                let endpoint = public_endpoint.as_ref();
+                let signer = connect::connect(&settings.provider, endpoint, session.as_ref())?;
+                let credentials = session.as_ref().and_then(Session::credentials);
+                Some(signing::Signing::new(signer, credentials, *life))
+            }
+        };
+        let bucket = match (&settings.provider, &session) {
+            (Provider::S3(s3), Some(session)) => Some(Bucket::new(s3, session)),
+            _ => None,
         };
         let prefix = Path::from(settings.prefix.as_deref().unwrap_or_default());
         let location = match prefix.as_ref() {
@@ -101,12 +118,17 @@ impl Cloud {
             prefix => format!("{location}/{prefix}"),
         };
         let (part_bytes, id) = (settings.part_bytes, OnceLock::new());
-        let inner = Inner { remote, signer, bucket, kind, prefix, part_bytes, id, location };
+        let inner = Inner { remote, signing, bucket, kind, prefix, part_bytes, id, location };
         if let Some(marker) = inner.marker().await? {
             inner.id.get_or_init(|| marker.id);
         }
         inner.probe().await?;
-        Ok(Self(Arc::new(inner)))
+        let cloud = Self(Arc::new(inner));
+        // That nothing can be signed is said now, not at the first pull.
+        cloud.signed_url(&Key::generate()).await.map_err(|error| {
+            StoreError::Settings(format!("clients cannot be redirected to {}: {error}", cloud.location()))
+        })?;
+        Ok(cloud)
     }
 
     pub(crate) fn id(&self) -> Option<&str> {
@@ -286,10 +308,12 @@ impl Cloud {
         Ok(hasher.digest())
     }
 
-    /// A URL that anyone may read the object with, for so long.
-    pub(crate) async fn signed_url(&self, key: &Key, expires_in: Duration) -> Result<Url, StoreError> {
-        let signed = self.0.signer.signed_url(Method::GET, &self.path(key), expires_in).await;
-        signed.map_err(failed("sign a URL"))
+    /// A URL that anyone may read the object with for a while.
+    pub(crate) async fn signed_url(&self, key: &Key) -> Result<Option<Url>, StoreError> {
+        match &self.0.signing {
+            Some(signing) => signing.url(self, key).await,
+            None => Ok(None),
+        }
     }
 
     async fn put(&self, key: &Key, payload: PutPayload) -> Result<(), StoreError> {

@@ -67,7 +67,7 @@ pub fn s3(endpoint: &str, (id, secret): (&str, &str), bucket: &str) -> S3 {
 }
 
 pub fn settings(provider: Provider) -> Settings {
-    Settings { provider, prefix: Some("a/prefix".into()), part_bytes: PART as u64, public_endpoint: None }
+    Settings { provider, prefix: Some("a/prefix".into()), part_bytes: PART as u64, signing: None }
 }
 
 async fn cloud(provider: Provider, bucket: String, memory: Memory) -> Scene {

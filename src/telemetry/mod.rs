@@ -1,7 +1,11 @@
-//! What Berth says of itself: log lines on standard error.
+//! What Berth says of itself: log lines on standard error, and metrics for who asks.
+
+mod metrics;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
+
+pub use self::metrics::{FoundBy, Metrics};
 
 /// Why a level is refused.
 #[derive(Debug, thiserror::Error)]
