@@ -79,7 +79,7 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Serve(serve) => serve.run().await,
+                Command::Serve(serve) => Box::pin(serve.run()).await,
                 Command::Config(config) => config.run(),
                 Command::Migrate(migrate) => migrate.run().await,
                 Command::Gc(gc) => gc.run().await,

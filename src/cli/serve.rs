@@ -76,7 +76,8 @@ fn greet(server: &Server) {
     let (index, objects) = server.places();
     let absolute =
         |path: String| std::path::absolute(Path::new(&path)).map_or(path, |path| path.display().to_string());
-    let objects = absolute(objects);
+    // A bucket has an address.
+    let objects = if objects.contains("://") { objects } else { absolute(objects) };
     let index = if index == "PostgreSQL" { index } else { absolute(index) };
     let metrics = match server.watch_address() {
         Some(address) => format!("  metrics  http://{address}/metrics\n"),

@@ -415,7 +415,9 @@ impl<'a> Turn<'a> {
             return self.give_up(&kept.upload, kept.tail.as_ref(), error).await;
         }
         if self.save(&kept.upload, kept.tail.as_ref(), 0).await.is_err() {
-            // The row needs the room that this request's bytes took: going on from there cuts them off.
+            // The row needs the room that this request's bytes took: going on from there cuts them off,
+            // once this writer has let go of them.
+            drop(writer);
             let cut = self.open(begun.clone(), None).suspend().await.map(drop);
             tracing::debug!(upload = %self.row.id, ?cut, "cut an upload back to where its request began");
             return self.go_back(begun, error).await;

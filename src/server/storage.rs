@@ -59,12 +59,12 @@ fn settings(storage: &config::Storage) -> Result<Option<Settings>, ConfigError> 
     }))
 }
 
-fn reveal(secret: &Option<Secret>) -> Option<String> {
-    secret.as_ref().map(|secret| secret.reveal().to_owned())
+fn reveal(secret: Option<&Secret>) -> Option<String> {
+    secret.map(|secret| secret.reveal().to_owned())
 }
 
 fn amazon(s3: &config::S3) -> S3 {
-    let credentials = match (&s3.access_key_id, reveal(&s3.secret_access_key)) {
+    let credentials = match (&s3.access_key_id, reveal(s3.secret_access_key.as_ref())) {
         (Some(id), Some(secret)) => S3Credentials::Key { id: id.clone(), secret },
         _ => S3Credentials::Chain { profile: s3.profile.clone() },
     };
@@ -90,11 +90,11 @@ fn amazon(s3: &config::S3) -> S3 {
 fn microsoft(azure: &config::Azure) -> Result<Azure, ConfigError> {
     let container = azure.container.clone().unwrap_or_default();
     let ca_file = azure.ca_file.clone();
-    if let Some(text) = reveal(&azure.connection_string) {
+    if let Some(text) = reveal(azure.connection_string.as_ref()) {
         return Azure::from_connection_string(&text, container, ca_file)
             .map_err(|error| ConfigError::Invalid(format!("storage.azure.connection_string: {error}")));
     }
-    let credentials = match (reveal(&azure.account_key), reveal(&azure.sas)) {
+    let credentials = match (reveal(azure.account_key.as_ref()), reveal(azure.sas.as_ref())) {
         (Some(key), _) => AzureCredentials::Key(key),
         (None, Some(sas)) => AzureCredentials::Sas(sas),
         (None, None) => AzureCredentials::Environment { client_id: azure.client_id.clone() },

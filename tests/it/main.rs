@@ -7,3 +7,4 @@ mod faults;
 mod harness;
 mod operation;
 mod protocol;
+mod storage;

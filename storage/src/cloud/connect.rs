@@ -267,7 +267,7 @@ fn amazon(
             builder.with_config(encryption_key(), "aws:kms").with_bucket_key(*bucket_key)
         }
     };
-    Ok(Arc::new(builder.build().map_err(settings_error)?))
+    Ok(Arc::new(builder.build().map_err(|error| settings_error(&error))?))
 }
 
 fn encryption_key() -> AmazonS3ConfigKey {
@@ -309,7 +309,7 @@ fn microsoft(settings: &Azure, endpoint: Option<&String>) -> Result<Arc<dyn Remo
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.clone());
     }
-    Ok(Arc::new(builder.build().map_err(settings_error)?))
+    Ok(Arc::new(builder.build().map_err(|error| settings_error(&error))?))
 }
 
 fn google(settings: &Gcs, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, StoreError> {
@@ -327,7 +327,7 @@ fn google(settings: &Gcs, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, 
     if let Some(endpoint) = endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    Ok(Arc::new(builder.build().map_err(settings_error)?))
+    Ok(Arc::new(builder.build().map_err(|error| settings_error(&error))?))
 }
 
 fn options(endpoint: Option<&String>, ca_file: Option<&PathBuf>) -> Result<ClientOptions, StoreError> {
@@ -357,6 +357,6 @@ fn retry() -> RetryConfig {
     RetryConfig { backoff, max_retries: 10, retry_timeout: RETRY_FOR }
 }
 
-fn settings_error(error: object_store::Error) -> StoreError {
+fn settings_error(error: &object_store::Error) -> StoreError {
     StoreError::Settings(format!("the settings of the object store do not fit: {error}"))
 }

@@ -261,7 +261,11 @@ impl Scene {
 
         self.server.kill();
         if arm.starts_with("storage::multipart_opened") {
-            // Only the store knows of that one.
+            // Only the store knows of that one, once the session is gone.
+            let mut index = Index::of(&self.server).await;
+            index.two_days_go_by().await;
+            index.close().await;
+            process::run(behind::command(&self.server, &["gc"])).await;
             process::run(behind::command(&self.server, &["fsck", "--repair"])).await;
         }
         assert_only_these_are_left(&self.server, &self.needed()).await;

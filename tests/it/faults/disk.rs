@@ -13,7 +13,7 @@ async fn ready(server: &Server) -> StatusCode {
 
 #[tokio::test]
 async fn nothing_is_written_to_an_index_that_the_disk_did_not_keep() {
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     let (before, after) = (Image::new(1, [blob(1, 1_000)]), Image::new(2, [blob(2, 1_000)]));
     Wire::to(&server).push("team/app", "1", &before, Way::Docker, None).await.expect("push");
     // Two at the start, then one failure: the next sync would say that all is well, as the kernel does.

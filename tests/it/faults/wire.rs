@@ -143,6 +143,20 @@ impl Wire {
         Ok(self::location(&answer))
     }
 
+    /// Makes what a session has a blob, with an empty PUT as docker sends it.
+    pub async fn finish(&self, location: &str, digest: &str) -> Outcome<()> {
+        let put = self.client.put(format!("{}{location}?digest={digest}", self.registry));
+        expect(put, StatusCode::CREATED).await.map(drop)
+    }
+
+    /// Where a session stands, in bytes. It must have more than one.
+    pub async fn offset(&self, location: &str) -> Outcome<usize> {
+        let request = self.client.get(format!("{}{location}", self.registry));
+        let range = header(&expect(request, StatusCode::NO_CONTENT).await?, "range");
+        let (_, last) = range.split_once('-').expect("a range");
+        Ok(last.parse::<usize>().expect("a number") + 1)
+    }
+
     /// Ends a session without a blob.
     pub async fn cancel(&self, location: &str) -> Outcome<()> {
         let request = self.client.delete(format!("{}{location}", self.registry));

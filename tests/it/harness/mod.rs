@@ -15,7 +15,7 @@ pub mod tools;
 
 pub use berth_test_stores::{process, run};
 pub use layout::Layout;
-pub use objects::Storage;
+pub use objects::{Objects, Storage};
 pub use repository::Repository;
 pub use server::{Database, Server};
 

@@ -1,6 +1,7 @@
 //! A berth of the test's own: the real binary on a free port of 127.0.0.1, with data of its own.
 
 use std::{
+    env,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -26,6 +27,27 @@ pub enum Database {
     Postgres,
 }
 
+impl Database {
+    /// What `TEST_DATABASE` says, for a run of all tests over one of the two.
+    pub fn of_the_run() -> Self {
+        Self::chosen().unwrap_or(Self::Sqlite)
+    }
+
+    /// Both, for tests that are run over each; one where the run is about that one.
+    pub fn each() -> Vec<Self> {
+        Self::chosen().map_or(vec![Self::Sqlite, Self::Postgres], |one| vec![one])
+    }
+
+    fn chosen() -> Option<Self> {
+        match env::var("TEST_DATABASE").as_deref() {
+            Err(_) | Ok("") => None,
+            Ok("sqlite") => Some(Self::Sqlite),
+            Ok("postgres") => Some(Self::Postgres),
+            Ok(other) => panic!("TEST_DATABASE is {other}, not sqlite or postgres"),
+        }
+    }
+}
+
 /// A running `berth serve`. It is killed when this value is dropped, and its data removed.
 pub struct Server {
     setup: Builder,
@@ -40,10 +62,18 @@ pub struct Server {
 /// What a server is started with.
 pub struct Builder {
     config: String,
-    database: Database,
-    storage: Storage,
+    /// None where the configuration names one that is there already.
+    database: Option<Database>,
+    place: Place,
     environment: Vec<(OsString, OsString)>,
     arguments: Vec<OsString>,
+}
+
+/// Where a server's objects will be.
+enum Place {
+    Fresh(Storage),
+    /// In a store that the configuration names.
+    Given(Objects),
 }
 
 /// The command `berth`, with the run's environment, for its other subcommands.
@@ -60,10 +90,22 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             config: String::new(),
-            database: Database::Sqlite,
-            storage: Storage::of_the_run(),
+            database: Some(Database::of_the_run()),
+            place: Place::Fresh(Storage::of_the_run()),
             environment: Vec::new(),
             arguments: Vec::new(),
+        }
+    }
+
+    /// Another process on the same index and the same objects, with data of its own. Only for a server
+    /// that has neither in its data folder.
+    pub fn beside(&self) -> Builder {
+        Builder {
+            config: self.setup.config.clone(),
+            database: None,
+            place: Place::Given(self.objects.clone()),
+            environment: Vec::new(),
+            arguments: self.setup.arguments.clone(),
         }
     }
 
@@ -184,14 +226,32 @@ impl Builder {
 
     /// Where the index is kept; PostgreSQL is a database of the server's own in the run's cluster.
     pub fn database(mut self, database: Database) -> Self {
-        self.database = database;
+        self.database = Some(database);
         self
+    }
+
+    /// Keeps the index in a database that is there already.
+    pub fn index(mut self, url: &str) -> Self {
+        self.database = None;
+        self.config(&format!("[database]\nurl = \"{url}\""))
     }
 
     /// Where the objects are kept, whatever the run says; a bucket is the server's own.
     pub fn storage(mut self, storage: Storage) -> Self {
-        self.storage = storage;
+        self.place = Place::Fresh(storage);
         self
+    }
+
+    /// Keeps index and objects in the data folder, whatever the run says: for tests of just that.
+    pub fn on_disk(self) -> Self {
+        self.database(Database::Sqlite).storage(Storage::Filesystem)
+    }
+
+    /// Keeps the objects in a store that the test has at hand, and this configuration names.
+    pub fn objects(self, objects: Objects, config: &str) -> Self {
+        let mut builder = self.config(config);
+        builder.place = Place::Given(objects);
+        builder
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -206,15 +266,20 @@ impl Builder {
 
     /// Starts the server and waits until it listens.
     pub async fn start(mut self) -> Server {
-        if self.database == Database::Postgres {
-            let url = Postgres::of_the_run().await.fresh_database().await;
-            self = self.config(&format!("[database]\nurl = \"{url}\""));
+        if self.database == Some(Database::Postgres) {
+            self = self.index(&Postgres::of_the_run().await.fresh_database().await);
         }
         let folder = run::folder("server");
-        let (objects, storage) = self.storage.fresh(&data(&folder)).await;
-        if !storage.is_empty() {
-            self = self.config(&storage);
-        }
+        let objects = match &self.place {
+            Place::Given(objects) => objects.clone(),
+            Place::Fresh(storage) => {
+                let (objects, config) = storage.fresh(&data(&folder)).await;
+                if !config.is_empty() {
+                    self = self.config(&config);
+                }
+                objects
+            }
+        };
         let config = folder.path().join("berth.toml");
         if !self.config.is_empty() {
             fs::write(&config, &self.config).expect("write the configuration");

@@ -258,7 +258,7 @@ async fn push(repository: &Repository, bytes: &[u8]) -> u16 {
 #[tokio::test]
 async fn a_full_disk_refuses_pushes_and_loses_nothing() {
     let _bench = workbench!("root");
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     assert!(server.terminate().await.success());
     let disk = Disk::mount(&server.data(), "16m");
     server.restart().await;
@@ -294,7 +294,7 @@ async fn a_full_disk_refuses_pushes_and_loses_nothing() {
 #[tokio::test]
 async fn an_index_without_room_refuses_commits_and_loses_nothing() {
     let _bench = workbench!("root");
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     assert!(server.terminate().await.success());
     let disk = Disk::mount(&server.data(), "16m");
     server.restart().await;

@@ -5,5 +5,5 @@ mod fsck;
 mod gc;
 mod http2;
 mod limits;
-mod scenes;
+pub mod scenes;
 mod serve;

@@ -7,7 +7,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     harness::{
-        Database, Repository, Server, Storage, content, http,
+        Repository, Server, Storage, content, http,
         postgres::Postgres,
         process::{PATIENCE, Process},
         run::folder,
@@ -29,7 +29,7 @@ async fn until_closed(server: &Server) {
 
 #[tokio::test]
 async fn the_first_words_are_where_everything_is_and_three_commands() {
-    let server = Server::start().await;
+    let server = Server::builder().on_disk().start().await;
     let (said, data) = (server.said(), server.data());
     assert!(said.contains(data.join("berth.db").to_str().expect("a plain path")), "{said}");
     assert!(said.contains(data.join("objects").to_str().expect("a plain path")), "{said}");
@@ -41,7 +41,7 @@ async fn the_first_words_are_where_everything_is_and_three_commands() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused() {
-    let server = Server::start().await;
+    let server = Server::builder().on_disk().start().await;
     for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["gc"], &["fsck"], &["migrate"]] {
         let ended = run_on(&server, command).await;
         assert_eq!(ended.code, Some(2), "{command:?}: {}", ended.said);
@@ -231,7 +231,8 @@ async fn a_restart_keeps_everything() {
 
 #[tokio::test]
 async fn an_index_of_another_store_is_refused() {
-    let [mut mine, mut other] = [Server::start().await, Server::start().await];
+    let [mut mine, mut other] =
+        [Server::builder().on_disk().start().await, Server::builder().on_disk().start().await];
     for server in [&mut mine, &mut other] {
         server.repository("team/app").push_blob(b"hello").await;
         assert!(server.terminate().await.success());
@@ -247,7 +248,7 @@ async fn an_index_of_another_store_is_refused() {
 
 #[tokio::test]
 async fn a_store_that_lost_its_index_is_refused_and_the_way_out_is_named() {
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     server.repository("team/app").push_blob(b"hello").await;
     assert!(server.terminate().await.success());
     fs::remove_file(server.data().join("berth.db")).expect("lose the index");
@@ -278,8 +279,8 @@ async fn a_database_that_is_away_is_trouble_and_never_absence() {
     let url = Postgres::of_the_run().await.fresh_database().await;
     let (host, name) = url.trim_start_matches("postgres://postgres@").split_once('/').expect("host and name");
     let mut way = Forwarder::to(host.to_owned()).await;
-    let config = format!("[database]\nurl = \"postgres://postgres@127.0.0.1:{}/{name}\"", way.port());
-    let server = Server::builder().database(Database::Sqlite).config(&config).start().await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/{name}", way.port());
+    let server = Server::builder().index(&url).start().await;
     let repository = server.repository("team/app");
     let image = Image::of(1, &[1_000]);
     image.push(&repository, "1").await;
@@ -336,9 +337,11 @@ async fn two_servers_share_a_database() {
     let objects = folder("shared");
     let url = Postgres::of_the_run().await.fresh_database().await;
     let path = objects.path().display();
-    let config = format!("[database]\nurl = \"{url}\"\n[storage]\npath = \"{path}\"");
-    let [first, second] =
-        [Server::builder().config(&config).start().await, Server::builder().config(&config).start().await];
+    let start = async || {
+        let folder = format!("[storage]\npath = \"{path}\"");
+        Server::builder().storage(Storage::Filesystem).index(&url).config(&folder).start().await
+    };
+    let [first, second] = [start().await, start().await];
     let image = Image::of(1, &[1_000, 600_000]);
 
     image.push(&first.repository("team/app"), "1").await;

@@ -301,7 +301,7 @@ async fn a_target_that_is_too_long_is_414_and_headers_that_are_431() {
 
 #[tokio::test]
 async fn bytes_that_are_no_request_are_answered_or_hung_up_on() {
-    let berth = Berth::of(Server::start().await);
+    let berth = Berth::of(Server::builder().on_disk().start().await);
     // What a client sends that tries TLS first.
     let hello: &[u8] = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\x03\x03 and so on\r\n\r\n";
     for garbage in [

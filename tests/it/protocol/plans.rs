@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use crate::{
-    harness::{Database, Server, postgres::Postgres, tools::workbench},
+    harness::{Database, Server, Storage, postgres::Postgres, tools::workbench},
     protocol::wire::{Berth, next},
 };
 
@@ -58,7 +58,7 @@ fn with_values(sql: &str) -> String {
 
 #[tokio::test]
 async fn every_listing_is_one_range_of_an_index_on_sqlite() {
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     let mut connection = open(&mut server).await;
     fill(&mut connection, SMALL).await;
 
@@ -128,7 +128,8 @@ fn assert_is_a_range(plan: &Value, sql: &str) {
 async fn listings_do_without_the_store() {
     let _bench = workbench!("postgres");
     for database in [Database::Sqlite, Database::Postgres] {
-        let berth = Berth::of(Server::builder().database(database).start().await);
+        let berth =
+            Berth::of(Server::builder().database(database).storage(Storage::Filesystem).start().await);
         let image = berth.push_image("team/app", "v1", 1).await;
         let objects = berth.server.data().join("objects");
         fs::rename(&objects, objects.with_extension("away")).expect("the objects can be put away");
@@ -151,7 +152,7 @@ async fn listings_do_without_the_store() {
 
 #[tokio::test]
 async fn a_page_out_of_a_million_tags_is_a_page() {
-    let mut server = Server::start().await;
+    let mut server = Server::builder().on_disk().start().await;
     fill(&mut open(&mut server).await, LARGE).await;
     server.restart().await;
     let berth = Berth::of(server);
@@ -180,7 +181,7 @@ async fn open(server: &mut Server) -> SqliteConnection {
 
 async fn postgres_server() -> (Server, String) {
     let url = Postgres::of_the_run().await.fresh_database().await;
-    let server = Server::builder().config(&format!("[database]\nurl = \"{url}\"")).start().await;
+    let server = Server::builder().index(&url).start().await;
     (server, url)
 }
 

@@ -13,7 +13,7 @@ use crate::{
 #[tokio::test]
 async fn head_is_get_without_its_body_in_either_http() {
     let _bench = workbench!("postgres");
-    for database in [Database::Sqlite, Database::Postgres] {
+    for database in Database::each() {
         for of in [Berth::of, Berth::over_http2] {
             let berth = of(Server::builder().database(database).start().await);
             let image = berth.push_image("team/app", "v1", 1).await;

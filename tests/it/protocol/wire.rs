@@ -43,14 +43,14 @@ pub struct Image {
     pub layer: String,
 }
 
-/// Runs a test on a server over SQLite, then on one over PostgreSQL.
+/// Runs a test on a server over SQLite, then on one over PostgreSQL; or over the run's database alone.
 pub async fn on_each_database(test: impl AsyncFn(&Berth)) {
     on_each_database_with("", test).await;
 }
 
 /// As [`on_each_database`], on servers of a configuration.
 pub async fn on_each_database_with(config: &str, test: impl AsyncFn(&Berth)) {
-    for database in [Database::Sqlite, Database::Postgres] {
+    for database in Database::each() {
         let place = std::any::type_name_of_val(&test);
         if database == Database::Postgres && Workbench::with(&["postgres"], place).is_none() {
             return;

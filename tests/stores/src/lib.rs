@@ -8,7 +8,9 @@
 mod azurite;
 mod backdoor;
 mod client;
+mod discard;
 pub mod process;
+mod proxy;
 pub mod run;
 mod s3_account;
 mod seaweedfs;
@@ -16,4 +18,6 @@ pub mod tools;
 
 pub use azurite::Azurite;
 pub use backdoor::Backdoor;
+pub use discard::Discard;
+pub use proxy::{Kind, Passed, Proxy};
 pub use seaweedfs::SeaweedFs;
