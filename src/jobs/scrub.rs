@@ -105,8 +105,10 @@ impl Scrubber {
     fn wait(&self, scrub: &scrubs::Scrub) -> Duration {
         let elapsed = millis_since(scrub.begun_at, self.context.clock.now());
         let period = self.settings.period.as_millis().max(1);
-        // The first blob of a round is due at once, the next when that much of the time has gone by.
+        // The first blob of a round is due at once, the next when that much of the time has gone by. What
+        // has come since the round began is due at its end.
         let due_at = u128::from(scrub.done_bytes) * period / u128::from(scrub.total_bytes.max(1));
+        let due_at = due_at.min(period);
         let left = due_at.saturating_sub(elapsed);
         Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)).min(LOOK_EVERY)
     }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use berth::{
-    db::{self, Db, Location, blobs, doomed_objects, manifests, referrers, repositories, tags, uploads},
+    db::{
+        self, Db, Location, blobs, doomed_objects, manifests, referrers, repositories, scrubs, tags, uploads,
+    },
     oci::{Reference, RepositoryName, Tag},
 };
 use berth_storage::{Algorithm, Digest, Key, Object};
@@ -297,6 +299,12 @@ async fn answers(db: &Db) -> Vec<String> {
             .map(|links| format!("{links:?}").replace(&id.to_string(), "id")),
     );
     answers.note("holders", blobs::holders(db, &digest(1), "", 10).await);
+    answers.note("needed by", blobs::needed_by(db, &digest(1), 10).await);
+    answers.note("needed by some", blobs::needed_by(db, &digest(1), 2).await);
+    answers.note("needed by nothing", blobs::needed_by(db, &digest(3), 10).await);
+    answers.note("behind", blobs::behind(db, digest(2).as_str(), 2).await);
+    answers.note("bytes", blobs::total_bytes(db).await);
+    answers.note("missing", blobs::count_missing(db).await);
 
     // Each of these ends its transaction on PostgreSQL, so each has its own.
     for (what, refused) in [("blob", 0), ("child", 1), ("link", 2), ("tag", 3), ("stored", 4)] {
@@ -329,6 +337,13 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("index gone", manifests::remove(&mut tx, index_id).await);
     answers.note("idle", blobs::set_idle(&mut tx, &digest(4), 95).await);
     answers.note("idle blobs", blobs::idle_blobs(&mut tx, 100, 10).await);
+
+    answers.note("scrub", scrubs::take(&mut tx, "me", 10, 20).await);
+    let far = scrubs::Scrub { position: "sha256:5".into(), begun_at: 10, total_bytes: 9, done_bytes: 3 };
+    answers.note("scrubbed", scrubs::save(&mut tx, "me", &far, 30).await);
+    answers.note("scrub of another", scrubs::take(&mut tx, "you", 29, 40).await);
+    answers.note("scrubbed by another", scrubs::save(&mut tx, "you", &far, 40).await);
+    answers.note("scrub taken over", scrubs::take(&mut tx, "you", 30, 40).await);
 
     let session =
         |id: &str, number| uploads::Session::new(id.into(), key(number), "sha256".into(), vec![1, 2, 3]);

@@ -6,4 +6,5 @@ mod gc;
 mod http2;
 mod limits;
 pub mod scenes;
+mod scrub;
 mod serve;

@@ -7,6 +7,7 @@ mod plans;
 mod pull;
 mod push;
 mod push_manifests;
+mod redirect;
 mod referrers;
 mod resume;
 mod sessions;
