@@ -7,13 +7,24 @@
 
 mod azurite;
 mod backdoor;
+mod bucket;
 mod client;
+mod google;
+mod hostile;
 pub mod process;
 pub mod run;
 mod s3_account;
+mod s3s_fs;
 mod seaweedfs;
+mod server;
+mod tls;
 pub mod tools;
+mod xml;
 
 pub use azurite::Azurite;
 pub use backdoor::Backdoor;
+pub use google::Google;
+pub use hostile::{Hostile, Lie, Requests, Stall};
+pub use s3s_fs::S3sFs;
 pub use seaweedfs::SeaweedFs;
+pub use xml::Operation;
