@@ -99,6 +99,7 @@ impl Upload {
     }
 
     /// The same upload, with the parts it has.
+    #[must_use]
     pub fn with_parts(self, parts: Option<Parts>) -> Self {
         Self { parts, ..self }
     }
@@ -319,7 +320,7 @@ mod tests {
     fn parts_of_an_object_whose_length_is_known_are_of_equal_size() {
         for length in [1, 8 * MIB, 15 * 1024 * MIB, 100 * 1024 * MIB, TIB] {
             let layout = Layout::of(Some(length), 8 * MIB);
-            let parts = (0..).find(|index| layout.start(*index) >= length).unwrap();
+            let parts = (0..=Layout::MOST).find(|index| layout.start(*index) >= length).unwrap();
             assert!((0..parts).all(|index| layout.length(index) == layout.part_bytes), "{length}");
         }
     }

@@ -326,7 +326,7 @@ impl Writer {
         if self.taken.offset > self.stored.offset {
             let (payload, _memory) = self.filling.take();
             if self.taken.parts.is_some() {
-                tail = Some(collect(payload));
+                tail = Some(collect(&payload));
             } else {
                 self.cloud.put(&self.context.key, payload).await?;
                 self.taken.key = self.context.key.clone();
@@ -433,7 +433,7 @@ impl Filling {
     }
 }
 
-fn collect(payload: PutPayload) -> Bytes {
+fn collect(payload: &PutPayload) -> Bytes {
     let mut whole = BytesMut::with_capacity(payload.content_length());
     payload.iter().for_each(|piece| whole.extend_from_slice(piece));
     whole.freeze()
