@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Credentials as AmazonCredentials, ProvideCredentials, RequestChecksumCalculation,
     ResponseChecksumValidation, SharedCredentialsProvider,
@@ -14,9 +15,10 @@ use aws_sdk_s3::types::ExpirationStatus;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::StoreError;
-use crate::cloud::{S3, S3Credentials};
+use crate::cloud::{CONNECT_WITHIN, Patience, S3, S3Credentials};
 
 /// So long before they end, credentials are asked for anew.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
@@ -24,8 +26,9 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 const KEEP_FOR: Duration = Duration::from_mins(5);
 
 /// What the environment says of region and credentials.
-pub(crate) async fn session(settings: &S3) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+pub(crate) async fn session(settings: &S3, patience: Patience) -> Result<SdkConfig, StoreError> {
+    let limits = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).read_timeout(patience.read);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(limits.build());
     if let Some(region) =
         settings.region.clone().or_else(|| settings.endpoint.as_ref().map(|_| "us-east-1".into()))
     {
@@ -38,13 +41,15 @@ pub(crate) async fn session(settings: &S3) -> SdkConfig {
             loader.credentials_provider(AmazonCredentials::new(id, secret, None, None, "configuration"))
         }
     };
-    loader.load().await
+    // Its future is large, and few wait for it.
+    Ok(Box::pin(loader.load()).await)
 }
 
 /// Credentials of Amazon's chain, for object_store: kept until shortly before they end.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     provider: SharedCredentialsProvider,
+    patience: Patience,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -56,11 +61,11 @@ struct Kept {
 }
 
 impl Credentials {
-    pub(crate) fn new(session: &SdkConfig) -> Result<Self, StoreError> {
+    pub(crate) fn new(session: &SdkConfig, patience: Patience) -> Result<Self, StoreError> {
         let provider = session
             .credentials_provider()
             .ok_or_else(|| StoreError::Settings("the environment has no credentials for S3".into()))?;
-        Ok(Self { provider, kept: Mutex::new(None) })
+        Ok(Self { provider, patience, kept: Mutex::new(None) })
     }
 }
 
@@ -77,7 +82,14 @@ impl CredentialProvider for Credentials {
         {
             return Ok(Arc::clone(&kept.credential));
         }
-        match self.provider.provide_credentials().await {
+        // The chain asks one after the other, and has no limit of its own for all of them.
+        let limit = self.patience.retry_for;
+        let found = timeout(limit, self.provider.provide_credentials()).await;
+        let found = match found {
+            Ok(found) => found.map_err(|error| DisplayErrorContext(error).to_string()),
+            Err(_) => Err(format!("the environment gave no credentials for S3 within {limit:?}")),
+        };
+        match found {
             Ok(found) => {
                 #[expect(
                     clippy::disallowed_methods,
@@ -106,11 +118,11 @@ impl CredentialProvider for Credentials {
                 if let Some(kept) = kept.as_ref()
                     && kept.ends_at.is_none_or(|end| now < end)
                 {
-                    tracing::warn!(error = %DisplayErrorContext(&error),
+                    tracing::warn!(%error,
                         "could not refresh the credentials for S3; going on with those that are still good");
                     return Ok(Arc::clone(&kept.credential));
                 }
-                Err(object_store::Error::Generic { store: "S3", source: Box::new(error) })
+                Err(object_store::Error::Generic { store: "S3", source: error.into() })
             }
         }
     }

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::connect::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials};
+pub(crate) use self::connect::CONNECT_WITHIN;
+pub use self::wire::Patience;
 pub(crate) use self::writing::Writer;
 use crate::budget::Budget;
 use crate::s3::{self, Bucket};
@@ -84,15 +86,15 @@ struct Marker {
 }
 
 impl Cloud {
-    pub(crate) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub(crate) async fn open(settings: &Settings, patience: Patience) -> Result<Self, StoreError> {
         let (kind, location) = settings.provider.describe();
-        let remote = connect::connect(&settings.provider, None).await?;
+        let remote = connect::connect(&settings.provider, None, patience).await?;
         let signer = match &settings.public_endpoint {
             None => Arc::clone(&remote),
-            Some(endpoint) => connect::connect(&settings.provider, Some(endpoint)).await?,
+            Some(endpoint) => connect::connect(&settings.provider, Some(endpoint), patience).await?,
         };
         let bucket = match &settings.provider {
-            Provider::S3(s3) => Some(Bucket::new(s3, &s3::session(s3).await)),
+            Provider::S3(s3) => Some(Bucket::new(s3, &s3::session(s3, patience).await?)),
             Provider::Azure(_) | Provider::Gcs(_) => None,
         };
         let prefix = Path::from(settings.prefix.as_deref().unwrap_or_default());
