@@ -12,13 +12,16 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::types::ExpirationStatus;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider as Tls, TlsContext, TrustStore};
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::StoreError;
-use crate::cloud::{CONNECT_WITHIN, Patience, S3, S3Credentials};
+use crate::cloud::{CONNECT_WITHIN, Patience, S3, S3Credentials, read_certificates};
 
 /// So long before they end, credentials are asked for anew.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
@@ -29,6 +32,13 @@ const KEEP_FOR: Duration = Duration::from_mins(5);
 pub(crate) async fn session(settings: &S3, patience: Patience) -> Result<SdkConfig, StoreError> {
     let limits = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).read_timeout(patience.read);
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(limits.build());
+    if let Some(file) = &settings.ca_file {
+        let trusted = TrustStore::default().with_pem_certificate(read_certificates(file)?);
+        let context = TlsContext::builder().with_trust_store(trusted).build();
+        let context = context.map_err(|error| StoreError::Settings(error.to_string()))?;
+        let client = Builder::new().tls_provider(Tls::Rustls(CryptoMode::AwsLc)).tls_context(context);
+        loader = loader.http_client(client.build_https());
+    }
     if let Some(region) =
         settings.region.clone().or_else(|| settings.endpoint.as_ref().map(|_| "us-east-1".into()))
     {

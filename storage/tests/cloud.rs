@@ -300,3 +300,44 @@ async fn a_store_that_is_always_busy_is_an_error_after_some_seconds() {
     let took = since.elapsed();
     assert!(took > Duration::from_secs(8) && took < Duration::from_secs(20), "{took:?}");
 }
+
+#[tokio::test]
+async fn a_certificate_of_an_authority_in_ca_file_is_trusted() {
+    let server = Hostile::start_with_tls();
+    let bucket = server.fresh_bucket().await;
+    let settings = backends::settings(Provider::S3(backends::at(&server, &bucket)));
+    let to = Store::open_cloud_within(&settings, LITTLE, TINY).await.unwrap();
+    let bytes = content(1, 1_000);
+    let object = stored(&to, &bytes).await;
+    assert!(read(&to, &object).await.0 == bytes);
+
+    let mut writing = Session::begin(Algorithm::Sha256).write(&to);
+    writing.bytes(&content(1, PART + 1), 70_000).await;
+    let session = writing.suspend().await.unwrap();
+    // This is asked by another client than all else.
+    assert_eq!(to.open_multiparts().await.unwrap(), session.opened);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused_and_said_to_be() {
+    let server = Hostile::start_with_tls();
+    let bucket = server.fresh_bucket().await;
+    let other = Hostile::start_with_tls();
+    for ca_file in [None, other.ca_file()] {
+        let settings = S3 { ca_file, ..backends::at(&server, &bucket) };
+        let settings = backends::settings(Provider::S3(settings));
+        let refused = Store::open_cloud_within(&settings, LITTLE, TINY).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Refused { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("certificate"), "{refused}");
+    }
+    assert_eq!(server.requests().all(), 0);
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_not_there_is_named() {
+    let server = Hostile::start();
+    let settings = S3 { ca_file: Some("/nowhere/ca.pem".into()), ..backends::at(&server, "bucket") };
+    let settings = backends::settings(Provider::S3(settings));
+    let refused = Store::open_cloud(&settings, TINY).await.unwrap_err().to_string();
+    assert!(refused.contains("cannot read the certificates in /nowhere/ca.pem"), "{refused}");
+}

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::connect::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials};
-pub(crate) use self::connect::CONNECT_WITHIN;
+pub(crate) use self::connect::{CONNECT_WITHIN, read_certificates};
 pub use self::wire::Patience;
 pub(crate) use self::writing::Writer;
 use crate::budget::Budget;
