@@ -29,8 +29,9 @@ use object_store::aws::AmazonS3;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    Backdoor,
+    Backdoor, Issuer,
     bucket::{Bucket, Content, Multipart, Object},
+    issuer,
     s3_account::{REGION, S3Account},
     server::Server,
     tls::Authority,
@@ -46,6 +47,8 @@ const BEFORE_A_CUT: Duration = Duration::from_millis(20);
 const CHECKSUM: &str = "x-amz-checksum-crc64nvme";
 
 const NOT_SIGNED: Refusal = Refusal::new(StatusCode::FORBIDDEN, "AccessDenied", "Access denied.");
+const EXPIRED: Refusal =
+    Refusal::new(StatusCode::BAD_REQUEST, "ExpiredToken", "The provided token has expired.");
 const SLOW_DOWN: Refusal =
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.");
 const UNEQUAL_PARTS: Refusal =
@@ -136,6 +139,7 @@ struct Conduct {
     lie: Option<Lie>,
     tells_checksums: bool,
     discards: bool,
+    issuer: Option<Arc<issuer::State>>,
 }
 
 impl Hostile {
@@ -160,6 +164,7 @@ impl Hostile {
             lie: None,
             tells_checksums: false,
             discards: false,
+            issuer: None,
         };
         let state = Arc::new(State {
             buckets: Mutex::default(),
@@ -253,6 +258,11 @@ impl Hostile {
     /// Keeps of what it is sent from now on no more than how many bytes it was. They are read as zeros.
     pub fn discard(&self) {
         self.state.conduct().discards = true;
+    }
+
+    /// Takes nobody from now on but those who have credentials of an issuer, while these live.
+    pub fn trust_only(&self, issuer: &Issuer) {
+        self.state.conduct().issuer = Some(issuer.state());
     }
 
     /// What it was asked so far.
@@ -530,6 +540,9 @@ async fn receive(mut body: Incoming, discards: bool) -> Result<Content, hyper::E
 fn refuse(headers: &HeaderMap, asked: &Asked, conduct: &Conduct) -> Result<(), Refusal> {
     if !headers.contains_key(header::AUTHORIZATION) && asked.parameter("X-Amz-Signature").is_empty() {
         return Err(NOT_SIGNED);
+    }
+    if conduct.issuer.as_ref().is_some_and(|issuer| !issuer.honours(headers)) {
+        return Err(EXPIRED);
     }
     let known = [CHECKSUM, "x-amz-checksum-algorithm"];
     let is_new = |name: &str| match name {
