@@ -81,7 +81,16 @@ impl Store {
     /// Opens a store in S3, Azure Blob or Google Cloud Storage. One that is new has no id until it is
     /// given one by [`Store::name`].
     pub async fn open_cloud(settings: &cloud::Settings, memory: Memory) -> Result<Self, StoreError> {
-        let cloud = cloud::Cloud::open(settings).await?;
+        Self::open_cloud_within(settings, cloud::Patience::default(), memory).await
+    }
+
+    /// Opens a store as [`Store::open_cloud`] does, with another patience than the usual one.
+    pub async fn open_cloud_within(
+        settings: &cloud::Settings,
+        patience: cloud::Patience,
+        memory: Memory,
+    ) -> Result<Self, StoreError> {
+        let cloud = cloud::Cloud::open(settings, patience).await?;
         let budget = Budget::new(memory.upload_bytes, settings.part_bytes);
         Ok(Self { backend: Backend::Cloud(cloud), budget })
     }

@@ -5,18 +5,23 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Credentials as AmazonCredentials, ProvideCredentials, RequestChecksumCalculation,
     ResponseChecksumValidation, SharedCredentialsProvider,
 };
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::types::ExpirationStatus;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider as Tls, TlsContext, TrustStore};
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::StoreError;
-use crate::cloud::{S3, S3Credentials};
+use crate::cloud::{CONNECT_WITHIN, Patience, S3, S3Credentials, read_certificates};
 
 /// So long before they end, credentials are asked for anew.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
@@ -32,10 +37,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) async fn load(settings: &S3) -> Result<Self, StoreError> {
-        let config = load(settings).await;
+    pub(crate) async fn load(settings: &S3, patience: Patience) -> Result<Self, StoreError> {
+        let config = load(settings, patience).await?;
         let credentials = match &settings.credentials {
-            S3Credentials::Chain { .. } => Some(Arc::new(Credentials::new(&config)?)),
+            S3Credentials::Chain { .. } => Some(Arc::new(Credentials::new(&config, patience)?)),
             S3Credentials::Key { .. } => None,
         };
         Ok(Self { config, credentials })
@@ -50,8 +55,16 @@ impl Session {
     }
 }
 
-async fn load(settings: &S3) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+async fn load(settings: &S3, patience: Patience) -> Result<SdkConfig, StoreError> {
+    let limits = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).read_timeout(patience.read);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(limits.build());
+    if let Some(file) = &settings.ca_file {
+        let trusted = TrustStore::default().with_pem_certificate(read_certificates(file)?);
+        let context = TlsContext::builder().with_trust_store(trusted).build();
+        let context = context.map_err(|error| StoreError::Settings(error.to_string()))?;
+        let client = Builder::new().tls_provider(Tls::Rustls(CryptoMode::AwsLc)).tls_context(context);
+        loader = loader.http_client(client.build_https());
+    }
     if let Some(region) =
         settings.region.clone().or_else(|| settings.endpoint.as_ref().map(|_| "us-east-1".into()))
     {
@@ -64,13 +77,15 @@ async fn load(settings: &S3) -> SdkConfig {
             loader.credentials_provider(AmazonCredentials::new(id, secret, None, None, "configuration"))
         }
     };
-    loader.load().await
+    // Its future is large, and few wait for it.
+    Ok(Box::pin(loader.load()).await)
 }
 
 /// Credentials of Amazon's chain, for object_store: kept until shortly before they end.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     provider: SharedCredentialsProvider,
+    patience: Patience,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -82,11 +97,11 @@ struct Kept {
 }
 
 impl Credentials {
-    fn new(config: &SdkConfig) -> Result<Self, StoreError> {
+    fn new(config: &SdkConfig, patience: Patience) -> Result<Self, StoreError> {
         let provider = config
             .credentials_provider()
             .ok_or_else(|| StoreError::Settings("the environment has no credentials for S3".into()))?;
-        Ok(Self { provider, kept: Mutex::new(None) })
+        Ok(Self { provider, patience, kept: Mutex::new(None) })
     }
 
     /// How long those live that sign now; `None` if they do not end.
@@ -111,7 +126,14 @@ impl CredentialProvider for Credentials {
         {
             return Ok(Arc::clone(&kept.credential));
         }
-        match self.provider.provide_credentials().await {
+        // The chain asks one after the other, and has no limit of its own for all of them.
+        let limit = self.patience.retry_for;
+        let found = timeout(limit, self.provider.provide_credentials()).await;
+        let found = match found {
+            Ok(found) => found.map_err(|error| DisplayErrorContext(error).to_string()),
+            Err(_) => Err(format!("the environment gave no credentials for S3 within {limit:?}")),
+        };
+        match found {
             Ok(found) => {
                 #[expect(
                     clippy::disallowed_methods,
@@ -140,11 +162,11 @@ impl CredentialProvider for Credentials {
                 if let Some(kept) = kept.as_ref()
                     && kept.ends_at.is_none_or(|end| now < end)
                 {
-                    tracing::warn!(error = %DisplayErrorContext(&error),
+                    tracing::warn!(%error,
                         "could not refresh the credentials for S3; going on with those that are still good");
                     return Ok(Arc::clone(&kept.credential));
                 }
-                Err(object_store::Error::Generic { store: "S3", source: Box::new(error) })
+                Err(object_store::Error::Generic { store: "S3", source: error.into() })
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +13,12 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
-use super::wire::Connector;
+use super::wire::{Connector, Patience};
 use super::{Kind, Remote};
 use crate::StoreError;
 use crate::s3::Session;
 
-/// How long a request is tried again, in all. Whoever waits for the answer has heard nothing yet.
-const RETRY_FOR: Duration = Duration::from_secs(10);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whose store it is.
 #[derive(Debug, Clone)]
@@ -209,11 +207,12 @@ pub(super) fn connect(
     provider: &Provider,
     endpoint: Option<&String>,
     session: Option<&Session>,
+    patience: Patience,
 ) -> Result<Arc<dyn Remote>, StoreError> {
     match provider {
-        Provider::S3(s3) => amazon(s3, endpoint.or(s3.endpoint.as_ref()), session),
-        Provider::Azure(azure) => microsoft(azure, endpoint.or(azure.endpoint.as_ref())),
-        Provider::Gcs(gcs) => google(gcs, endpoint.or(gcs.endpoint.as_ref())),
+        Provider::S3(s3) => amazon(s3, endpoint.or(s3.endpoint.as_ref()), session, patience),
+        Provider::Azure(azure) => microsoft(azure, endpoint.or(azure.endpoint.as_ref()), patience),
+        Provider::Gcs(gcs) => google(gcs, endpoint.or(gcs.endpoint.as_ref()), patience),
     }
 }
 
@@ -221,6 +220,7 @@ fn amazon(
     settings: &S3,
     endpoint: Option<&String>,
     session: Option<&Session>,
+    patience: Patience,
 ) -> Result<Arc<dyn Remote>, StoreError> {
     let region = settings.region.clone().or_else(|| session?.region());
     let region = match (region, endpoint) {
@@ -242,8 +242,8 @@ fn amazon(
         // One by one: that is what every store knows.
         .with_disable_bulk_delete(true)
         .with_client_options(options(endpoint, settings.ca_file.as_ref())?)
-        .with_retry(retry())
-        .with_http_connector(Connector);
+        .with_retry(retry(patience))
+        .with_http_connector(Connector { patience });
     if let Some(endpoint) = endpoint {
         let address =
             if settings.path_style { endpoint.clone() } else { virtual_host(endpoint, &settings.bucket) };
@@ -282,7 +282,11 @@ fn virtual_host(endpoint: &str, bucket: &str) -> String {
     }
 }
 
-fn microsoft(settings: &Azure, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, StoreError> {
+fn microsoft(
+    settings: &Azure,
+    endpoint: Option<&String>,
+    patience: Patience,
+) -> Result<Arc<dyn Remote>, StoreError> {
     let mut builder = match &settings.credentials {
         // object_store knows the variables that AKS puts into a pod.
         AzureCredentials::Environment { client_id } => {
@@ -304,15 +308,19 @@ fn microsoft(settings: &Azure, endpoint: Option<&String>) -> Result<Arc<dyn Remo
         .with_container_name(&settings.container)
         .with_disable_tagging(true)
         .with_client_options(options(endpoint, settings.ca_file.as_ref())?)
-        .with_retry(retry())
-        .with_http_connector(Connector);
+        .with_retry(retry(patience))
+        .with_http_connector(Connector { patience });
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.clone());
     }
     Ok(Arc::new(builder.build().map_err(|error| settings_error(&error))?))
 }
 
-fn google(settings: &Gcs, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, StoreError> {
+fn google(
+    settings: &Gcs,
+    endpoint: Option<&String>,
+    patience: Patience,
+) -> Result<Arc<dyn Remote>, StoreError> {
     let mut builder = match &settings.service_account_file {
         Some(file) => {
             GoogleCloudStorageBuilder::new().with_service_account_path(file.to_string_lossy().into_owned())
@@ -322,8 +330,8 @@ fn google(settings: &Gcs, endpoint: Option<&String>) -> Result<Arc<dyn Remote>, 
     builder = builder
         .with_bucket_name(&settings.bucket)
         .with_client_options(options(endpoint, settings.ca_file.as_ref())?)
-        .with_retry(retry())
-        .with_http_connector(Connector);
+        .with_retry(retry(patience))
+        .with_http_connector(Connector { patience });
     if let Some(endpoint) = endpoint {
         builder = builder.with_base_url(endpoint);
     }
@@ -337,24 +345,32 @@ fn options(endpoint: Option<&String>, ca_file: Option<&PathBuf>) -> Result<Clien
         .with_connect_timeout(CONNECT_WITHIN)
         .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
     if let Some(file) = ca_file {
-        let unreadable = |error: &dyn fmt::Display| {
-            StoreError::Settings(format!("cannot read the certificates in {}: {error}", file.display()))
-        };
-        let text = std::fs::read(file).map_err(|error| unreadable(&error))?;
-        for certificate in Certificate::from_pem_bundle(&text).map_err(|error| unreadable(&error))? {
+        let text = read_certificates(file)?;
+        let certificates = Certificate::from_pem_bundle(&text).map_err(|error| unreadable(file, &error))?;
+        for certificate in certificates {
             options = options.with_root_certificate(certificate);
         }
     }
     Ok(options)
 }
 
-fn retry() -> RetryConfig {
+/// The certificates in a file, PEM.
+pub(crate) fn read_certificates(file: &Path) -> Result<Vec<u8>, StoreError> {
+    std::fs::read(file).map_err(|error| unreadable(file, &error))
+}
+
+fn unreadable(file: &Path, error: &dyn fmt::Display) -> StoreError {
+    StoreError::Settings(format!("cannot read the certificates in {}: {error}", file.display()))
+}
+
+fn retry(patience: Patience) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: Duration::from_millis(100),
         max_backoff: Duration::from_secs(2),
         base: 2.0,
     };
-    RetryConfig { backoff, max_retries: 10, retry_timeout: RETRY_FOR }
+    // Time is the bound: ten tries may be over in three seconds.
+    RetryConfig { backoff, max_retries: 1_000, retry_timeout: patience.retry_for }
 }
 
 fn settings_error(error: &object_store::Error) -> StoreError {

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::connect::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials};
+pub(crate) use self::connect::{CONNECT_WITHIN, read_certificates};
+pub use self::wire::Patience;
 pub(crate) use self::writing::Writer;
 use crate::budget::Budget;
 use crate::s3::{Bucket, Session};
@@ -92,18 +94,18 @@ struct Marker {
 }
 
 impl Cloud {
-    pub(crate) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub(crate) async fn open(settings: &Settings, patience: Patience) -> Result<Self, StoreError> {
         let (kind, location) = settings.provider.describe();
         let session = match &settings.provider {
-            Provider::S3(s3) => Some(Session::load(s3).await?),
+            Provider::S3(s3) => Some(Session::load(s3, patience).await?),
             Provider::Azure(_) | Provider::Gcs(_) => None,
         };
-        let remote = connect::connect(&settings.provider, None, session.as_ref())?;
+        let remote = connect::connect(&settings.provider, None, session.as_ref(), patience)?;
         let signing = match &settings.signing {
             None => None,
             Some(Signing { public_endpoint, life }) => {
                 let endpoint = public_endpoint.as_ref();
-                let signer = connect::connect(&settings.provider, endpoint, session.as_ref())?;
+                let signer = connect::connect(&settings.provider, endpoint, session.as_ref(), patience)?;
                 let credentials = session.as_ref().and_then(Session::credentials);
                 Some(signing::Signing::new(signer, credentials, *life))
             }

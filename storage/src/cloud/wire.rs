@@ -24,33 +24,54 @@ use object_store::client::{
 };
 use tokio::time::{Sleep, sleep, timeout};
 
-/// How long a store may take to begin an answer to a read …
-const READ_WITHIN: Duration = Duration::from_secs(5);
-/// … or to a write, besides the time for the bytes at a rate anything but a broken store has. Completing
-/// a large object takes some of them long.
-const WRITE_WITHIN: Duration = Duration::from_secs(30);
+/// The rate at which anything but a broken store takes bytes.
 const SLOWEST_BYTES_PER_SECOND: u64 = 512 * 1024;
-/// How long a store may be silent in the middle of an answer. Some send blanks while they work.
-const SILENT_FOR: Duration = Duration::from_secs(30);
+
+/// How long a store may take, before it counts as broken.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a request is tried again, in all. Whoever waits for the answer has heard nothing yet.
+    pub retry_for: Duration,
+    /// Until an answer to a read begins.
+    pub read: Duration,
+    /// Until an answer to a write begins, besides the time for its bytes. Completing a large object
+    /// takes some stores long.
+    pub write: Duration,
+    /// How long there may be silence in the middle of an answer. Some stores send blanks while they work.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let [retry_for, read, write, silence] = [10, 5, 30, 30].map(Duration::from_secs);
+        Self { retry_for, read, write, silence }
+    }
+}
 
 #[derive(Debug)]
-pub(super) struct Connector;
+pub(super) struct Connector {
+    pub(super) patience: Patience,
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Wire { client: ReqwestConnector::default().connect(options)? }))
+        let client = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Wire { client, patience: self.patience }))
     }
 }
 
 #[derive(Debug)]
 struct Wire {
     client: HttpClient,
+    patience: Patience,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum WireError {
     #[error("the store did not answer within {0:?}")]
     Silent(Duration),
+    #[error("{0}")]
+    Failed(String),
     #[error("the store says it received other bytes than it was sent: {name} {received} instead of {sent}")]
     Altered { name: &'static str, received: String, sent: String },
 }
@@ -60,23 +81,39 @@ impl HttpService for Wire {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sent = (request.method() == Method::PUT).then(|| request.body().clone());
         let limit = match request.method() {
-            &Method::GET | &Method::HEAD => READ_WITHIN,
+            &Method::GET | &Method::HEAD => self.patience.read,
             _ => {
                 let bytes = request.body().content_length() as u64;
-                WRITE_WITHIN + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+                self.patience.write + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
             }
         };
         let answered = timeout(limit, self.client.execute(request)).await;
         let response =
-            answered.map_err(|_| HttpError::new(HttpErrorKind::Timeout, WireError::Silent(limit)))??;
+            answered.map_err(|_| HttpError::new(HttpErrorKind::Timeout, WireError::Silent(limit)))?;
+        let response = response.map_err(|error| explained(&error))?;
         if let Some(sent) = sent
             && response.status().is_success()
         {
             compare(response.headers(), &sent)
                 .map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))?;
         }
-        Ok(response.map(|body| HttpResponseBody::new(Watched { body, alarm: None })))
+        let patience = self.patience.silence;
+        Ok(response.map(|body| HttpResponseBody::new(Watched { body, patience, alarm: None })))
     }
+}
+
+/// The same error, which says why by itself: whoever prints it prints no sources, and "error sending
+/// request" may be a name that is unknown or a certificate that is not trusted.
+fn explained(error: &HttpError) -> HttpError {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let mut reasons: Vec<String> = Vec::new();
+    for reason in sources.map(ToString::to_string) {
+        // Some repeat what is below them.
+        if reasons.last().is_none_or(|last| !last.contains(&reason)) {
+            reasons.push(reason);
+        }
+    }
+    HttpError::new(error.kind(), WireError::Failed(reasons.join(": ")))
 }
 
 /// Compares the checksums in an answer, whichever there are, with those of what was sent.
@@ -120,6 +157,7 @@ fn checksum(algorithm: CrcAlgorithm, body: &HttpRequestBody) -> u64 {
 /// A body that ends with an error when it falls silent.
 struct Watched {
     body: HttpResponseBody,
+    patience: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -135,9 +173,10 @@ impl Body for Watched {
             self.alarm = None;
             return Poll::Ready(frame);
         }
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(SILENT_FOR)));
+        let patience = self.patience;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(patience)));
         if alarm.as_mut().poll(context).is_ready() {
-            let error = HttpError::new(HttpErrorKind::Timeout, WireError::Silent(SILENT_FOR));
+            let error = HttpError::new(HttpErrorKind::Timeout, WireError::Silent(patience));
             return Poll::Ready(Some(Err(error)));
         }
         Poll::Pending

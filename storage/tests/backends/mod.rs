@@ -2,9 +2,9 @@
 
 #![expect(dead_code, reason = "each test program uses some of it")]
 
-use berth_storage::cloud::{Azure, AzureCredentials, Provider, S3, S3Credentials, Settings};
+use berth_storage::cloud::{Azure, AzureCredentials, Gcs, Patience, Provider, S3, S3Credentials, Settings};
 use berth_storage::{Key, Memory, Store};
-use berth_test_stores::{Azurite, Backdoor as _, SeaweedFs, tools};
+use berth_test_stores::{Azurite, Backdoor as _, Google, Hostile, S3sFs, SeaweedFs, tools};
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -17,13 +17,15 @@ pub const TINY: Memory = Memory { upload_bytes: 1, download_bytes: 512 * 1024 };
 pub struct Scene {
     pub store: Store,
     pub bucket: String,
+    /// The server, where it is one of the test's own.
+    pub hostile: Option<Hostile>,
     _folder: Option<TempDir>,
 }
 
 pub async fn filesystem(memory: Memory) -> Option<Scene> {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), memory).await.unwrap();
-    Some(Scene { store, bucket: String::new(), _folder: Some(folder) })
+    Some(Scene { store, bucket: String::new(), hostile: None, _folder: Some(folder) })
 }
 
 pub async fn seaweedfs(memory: Memory) -> Option<Scene> {
@@ -34,6 +36,55 @@ pub async fn seaweedfs(memory: Memory) -> Option<Scene> {
     let bucket = server.fresh_bucket().await;
     let provider = s3(server.endpoint(), (server.access_key(), server.secret_key()), &bucket);
     Some(cloud(Provider::S3(provider), bucket, memory).await)
+}
+
+pub async fn s3s_fs(memory: Memory) -> Option<Scene> {
+    let server = S3sFs::of_the_run();
+    let bucket = server.fresh_bucket().await;
+    let provider = s3(server.endpoint(), (server.access_key(), server.secret_key()), &bucket);
+    Some(cloud(Provider::S3(provider), bucket, memory).await)
+}
+
+pub async fn google(memory: Memory) -> Option<Scene> {
+    let server = Google::of_the_run();
+    let bucket = server.fresh_bucket().await;
+    let provider = Gcs {
+        bucket: bucket.clone(),
+        endpoint: Some(server.endpoint().to_owned()),
+        service_account_file: Some(server.service_account_file()),
+        ca_file: None,
+    };
+    Some(cloud(Provider::Gcs(provider), bucket, memory).await)
+}
+
+/// A hostile S3 that answers almost every third request with `503 SlowDown`.
+pub async fn hostile(memory: Memory) -> Option<Scene> {
+    let scene = plain(Patience::default(), memory).await;
+    scene.hostile().slow_down(30);
+    Some(scene)
+}
+
+/// A hostile S3 that is not hostile yet.
+pub async fn plain(patience: Patience, memory: Memory) -> Scene {
+    let server = Hostile::start();
+    let bucket = server.fresh_bucket().await;
+    let provider = Provider::S3(at(&server, &bucket));
+    let store = Store::open_cloud_within(&settings(provider), patience, memory).await.unwrap();
+    store.name(Key::generate().as_str()).await.unwrap();
+    Scene { store, bucket, hostile: Some(server), _folder: None }
+}
+
+/// A bucket at a hostile S3.
+pub fn at(server: &Hostile, bucket: &str) -> S3 {
+    let keys = (server.access_key(), server.secret_key());
+    S3 { ca_file: server.ca_file(), ..s3(server.endpoint(), keys, bucket) }
+}
+
+impl Scene {
+    /// The server, which is of the test's own.
+    pub fn hostile(&self) -> &Hostile {
+        self.hostile.as_ref().unwrap()
+    }
 }
 
 pub async fn azurite(memory: Memory) -> Option<Scene> {
@@ -73,7 +124,7 @@ pub fn settings(provider: Provider) -> Settings {
 async fn cloud(provider: Provider, bucket: String, memory: Memory) -> Scene {
     let store = Store::open_cloud(&settings(provider), memory).await.unwrap();
     store.name(Key::generate().as_str()).await.unwrap();
-    Scene { store, bucket, _folder: None }
+    Scene { store, bucket, hostile: None, _folder: None }
 }
 
 /// Whether a program is there; if not, that is said.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_test_stores::{Azurite, Backdoor, SeaweedFs};
+use berth_test_stores::{Azurite, Backdoor, Google, SeaweedFs};
 
 /// Where the server under test keeps its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub enum Storage {
     Filesystem,
     SeaweedFs,
     Azurite,
+    Google,
 }
 
 /// The objects of one server.
@@ -31,7 +32,8 @@ impl Storage {
             Err(_) | Ok("" | "filesystem") => Self::Filesystem,
             Ok("seaweedfs") => Self::SeaweedFs,
             Ok("azurite") => Self::Azurite,
-            Ok(other) => panic!("TEST_STORAGE is {other}, not filesystem, seaweedfs or azurite"),
+            Ok("google") => Self::Google,
+            Ok(other) => panic!("TEST_STORAGE is {other}, not filesystem, seaweedfs, azurite or google"),
         }
     }
 
@@ -54,6 +56,17 @@ impl Storage {
                     server.account(),
                     server.endpoint(),
                     server.key()
+                );
+                (Objects::Bucket { store: server, bucket }, config)
+            }
+            Self::Google => {
+                let server = Google::of_the_run();
+                let bucket = server.fresh_bucket().await;
+                let config = format!(
+                    "[storage]\nkind = \"gcs\"\n[storage.gcs]\nbucket = \"{bucket}\"\nendpoint = \"{}\"\n\
+                     service_account_file = \"{}\"",
+                    server.endpoint(),
+                    server.service_account_file().display()
                 );
                 (Objects::Bucket { store: server, bucket }, config)
             }

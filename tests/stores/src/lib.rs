@@ -7,17 +7,30 @@
 
 mod azurite;
 mod backdoor;
+mod bucket;
 mod client;
 mod discard;
+mod google;
+mod hostile;
+mod issuer;
 pub mod process;
 mod proxy;
 pub mod run;
 mod s3_account;
+mod s3s_fs;
 mod seaweedfs;
+mod server;
+mod tls;
 pub mod tools;
+mod xml;
 
 pub use azurite::Azurite;
 pub use backdoor::Backdoor;
 pub use discard::Discard;
 pub use proxy::{Kind, Passed, Proxy};
+pub use google::Google;
+pub use hostile::{Hostile, Lie, Requests, Stall};
+pub use issuer::Issuer;
+pub use s3s_fs::S3sFs;
 pub use seaweedfs::SeaweedFs;
+pub use xml::Operation;

@@ -2,4 +2,7 @@
 
 mod azurite;
 mod contract;
+mod google;
+mod hostile;
+mod s3s_fs;
 mod seaweedfs;
