@@ -10,4 +10,4 @@ mod push_manifests;
 mod referrers;
 mod resume;
 mod sessions;
-mod wire;
+pub mod wire;
