@@ -22,7 +22,7 @@ use super::streams::Streams;
 use crate::http::Peer;
 
 /// What a reader has ready in one go at most; also the longest request head hyper takes in.
-const READ_BUFFER: usize = 256 * 1024;
+const READ_BUFFER: usize = 128 * 1024;
 /// Windows of HTTP/2, wide enough for long ways, narrow enough for many connections.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;

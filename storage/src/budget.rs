@@ -1,12 +1,14 @@
 //! The memory that all uploads share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What memory is counted in.
 const UNIT_BYTES: u64 = 64 * 1024;
+/// The size of the pieces that are used again.
+pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 
 /// A bound on what all uploads together hold. Who asks first gets first.
 #[derive(Debug)]
@@ -14,6 +16,9 @@ pub(crate) struct Budget {
     free: Arc<Semaphore>,
     units: u32,
     waiting: AtomicUsize,
+    /// Pieces that nobody uses now. Given back and taken anew, they would lie all over the allocator's
+    /// memory, which then holds twice what is in use.
+    pieces: Mutex<Vec<Vec<u8>>>,
 }
 
 /// Memory of the budget, given back when this is dropped.
@@ -24,7 +29,8 @@ impl Budget {
     pub(crate) fn new(bytes: u64, least: u64) -> Arc<Self> {
         let units = units(bytes.max(least)).min(Semaphore::MAX_PERMITS as u64);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        Arc::new(Self { free: Arc::new(Semaphore::new(units as usize)), units, waiting: AtomicUsize::new(0) })
+        let free = Arc::new(Semaphore::new(units as usize));
+        Arc::new(Self { free, units, waiting: AtomicUsize::new(0), pieces: Mutex::default() })
     }
 
     /// Waits for so much memory, or for all there is if that is less.
@@ -37,6 +43,22 @@ impl Budget {
         }
         let _waiting = Waiting::new(&self.waiting);
         Arc::clone(&self.free).acquire_many_owned(wanted).await.expect("the budget is never closed")
+    }
+
+    /// An empty piece of memory that was taken.
+    pub(crate) fn piece(&self) -> Vec<u8> {
+        let used = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES))
+    }
+
+    /// Keeps a piece for whoever needs one next.
+    pub(crate) fn give_back(&self, mut piece: Vec<u8>) {
+        let most = u64::from(self.units) * UNIT_BYTES / PIECE_BYTES as u64;
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        if piece.capacity() == PIECE_BYTES && (pieces.len() as u64) < most {
+            piece.clear();
+            pieces.push(piece);
+        }
     }
 
     /// Whether somebody waits for memory.

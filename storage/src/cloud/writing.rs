@@ -9,23 +9,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::PutPayload;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::Cloud;
-use crate::budget::{Budget, Held};
+use crate::budget::{Budget, Held, PIECE_BYTES};
 use crate::upload::{Context, Layout, Parts, Suspended};
 use crate::{Digest, Finished, Hasher, Object, StoreError, Upload, WriteError, Written};
 
 /// Parts of one upload that are on their way at a time, besides the one that fills.
 const ON_THEIR_WAY: usize = 2;
-/// A part is collected in pieces from this size …
+/// A part is collected in pieces from this size to that of the budget's, copied out of whatever buffers
+/// the network's pieces are part of.
 const LEAST_BYTES: usize = 4 * 1024;
-/// … to this, copied out of whatever buffers the network's pieces are part of.
-const PIECE_BYTES: usize = 256 * 1024;
 /// How long a part may take to fill while others wait for memory …
 const PATIENCE: Duration = Duration::from_secs(15);
 /// … and how often a silent stream is asked.
@@ -72,7 +71,7 @@ struct Sent {
 #[derive(Default)]
 struct Filling {
     pieces: Vec<Bytes>,
-    last: BytesMut,
+    last: Vec<u8>,
     size_bytes: u64,
     memory: Option<Held>,
     since: Option<Instant>,
@@ -156,7 +155,7 @@ impl Writer {
             let piece = chunk.split_to(fits);
             self.taken.hasher.update(&piece);
             self.taken.offset += piece.len() as u64;
-            self.filling.push(&piece);
+            self.filling.push(&piece, &self.budget);
         }
         Ok(None)
     }
@@ -210,7 +209,7 @@ impl Writer {
             if tail.len() as u64 != self.taken.tail_bytes() {
                 return Err(wrong_size(&self.taken, tail.len() as u64));
             }
-            self.filling.push(&tail);
+            self.filling.push(&tail, &self.budget);
         } else {
             // Another writer may have put more than it could account for.
             let found = self.cloud.size(&self.taken.key).await?;
@@ -220,7 +219,7 @@ impl Writer {
             }
             let mut bytes = self.cloud.read(&self.taken.key, found, 0..self.taken.offset).await?;
             while let Some(piece) = bytes.try_next().await? {
-                self.filling.push(&piece);
+                self.filling.push(&piece, &self.budget);
             }
         }
         self.unread = false;
@@ -242,7 +241,7 @@ impl Writer {
         let index = self.index();
         let parts = self.taken.parts.as_ref().expect("parts are sent once the upload is divided");
         let (cloud, key, multipart) = (self.cloud.clone(), self.taken.key.clone(), parts.multipart.clone());
-        let (payload, memory) = self.filling.take();
+        let (payload, memory) = self.filling.take(&self.budget);
         self.on_their_way.spawn(async move {
             let put = cloud.put_part(&key, &multipart, index, payload).await;
             fail::fail_point!("storage::part_put", |_| std::process::abort());
@@ -321,12 +320,15 @@ impl Writer {
     async fn put_away(&mut self) -> Result<Suspended, StoreError> {
         let pending = std::mem::take(&mut self.pending);
         self.take(pending).await?;
+        if self.taken.parts.is_some() && self.filling.size_bytes == self.part_bytes() {
+            self.send();
+        }
         self.settle().await?;
         let mut tail = None;
         if self.taken.offset > self.stored.offset {
-            let (payload, _memory) = self.filling.take();
+            let (payload, memory) = self.filling.take(&self.budget);
             if self.taken.parts.is_some() {
-                tail = Some(collect(&payload));
+                tail = Some(collect(&payload, memory));
             } else {
                 self.cloud.put(&self.context.key, payload).await?;
                 self.taken.key = self.context.key.clone();
@@ -354,7 +356,7 @@ impl Writer {
             // All of it was put by the request before.
             None if self.unread => {}
             None => {
-                let (payload, _memory) = self.filling.take();
+                let (payload, _memory) = self.filling.take(&self.budget);
                 self.cloud.put(&self.context.key, payload).await?;
                 self.taken.key = self.context.key.clone();
             }
@@ -401,29 +403,50 @@ impl Writer {
     }
 }
 
+/// A piece that goes back to the budget's when the store has its bytes.
+struct Piece {
+    bytes: Vec<u8>,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.budget.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
 impl Filling {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8], budget: &Arc<Budget>) {
         self.size_bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.last.capacity() == 0 {
-                let so_far = usize::try_from(self.size_bytes).unwrap_or(PIECE_BYTES);
-                self.last =
-                    BytesMut::with_capacity(so_far.next_power_of_two().clamp(LEAST_BYTES, PIECE_BYTES));
+                let so_far = usize::try_from(self.size_bytes).unwrap_or(PIECE_BYTES).next_power_of_two();
+                self.last = match so_far {
+                    PIECE_BYTES.. => budget.piece(),
+                    small => Vec::with_capacity(small.max(LEAST_BYTES)),
+                };
             }
             let fits = bytes.len().min(self.last.capacity() - self.last.len());
             self.last.extend_from_slice(&bytes[..fits]);
             bytes = &bytes[fits..];
             if self.last.len() == self.last.capacity() {
-                self.pieces.push(std::mem::take(&mut self.last).freeze());
+                let bytes = std::mem::take(&mut self.last);
+                self.pieces.push(Bytes::from_owner(Piece { bytes, budget: Arc::clone(budget) }));
             }
         }
     }
 
     /// What was collected, and the memory it is in.
-    fn take(&mut self) -> (PutPayload, Option<Held>) {
+    fn take(&mut self, budget: &Arc<Budget>) -> (PutPayload, Option<Held>) {
         let Self { mut pieces, last, memory, .. } = std::mem::take(self);
         if !last.is_empty() {
-            pieces.push(last.freeze());
+            pieces.push(Bytes::from_owner(Piece { bytes: last, budget: Arc::clone(budget) }));
         }
         (pieces.into_iter().collect(), memory)
     }
@@ -433,10 +456,23 @@ impl Filling {
     }
 }
 
-fn collect(payload: &PutPayload) -> Bytes {
-    let mut whole = BytesMut::with_capacity(payload.content_length());
-    payload.iter().for_each(|piece| whole.extend_from_slice(piece));
-    whole.freeze()
+/// A tail that waits to be written down. It holds its memory until it is dropped: others may be before
+/// it at the index.
+struct Kept {
+    bytes: Vec<u8>,
+    _memory: Option<Held>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn collect(payload: &PutPayload, memory: Option<Held>) -> Bytes {
+    let mut bytes = Vec::with_capacity(payload.content_length());
+    payload.iter().for_each(|piece| bytes.extend_from_slice(piece));
+    Bytes::from_owner(Kept { bytes, _memory: memory })
 }
 
 fn wrong_size(upload: &Upload, actual: u64) -> StoreError {

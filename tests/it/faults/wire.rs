@@ -43,6 +43,11 @@ pub enum Failure {
 pub type Outcome<T> = Result<T, Failure>;
 
 impl Failure {
+    /// Whether the server said that somebody else is at it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::CONFLICT, .. })
+    }
+
     /// Whether the server said that it does not have what was asked for.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })
@@ -138,8 +143,13 @@ impl Wire {
             }
             Ok::<_, std::io::Error>(piece)
         });
+        self.patch(location, reqwest::Body::wrap_stream(pieces)).await
+    }
+
+    /// Adds a body of the test's own to a session.
+    pub async fn patch(&self, location: &str, body: impl Into<reqwest::Body>) -> Outcome<String> {
         let patch = self.client.patch(format!("{}{location}", self.registry));
-        let answer = expect(patch.body(reqwest::Body::wrap_stream(pieces)), StatusCode::ACCEPTED).await?;
+        let answer = expect(patch.body(body), StatusCode::ACCEPTED).await?;
         Ok(self::location(&answer))
     }
 

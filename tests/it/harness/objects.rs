@@ -22,7 +22,12 @@ pub enum Storage {
 #[derive(Clone)]
 pub enum Objects {
     Folder(PathBuf),
-    Bucket { store: &'static dyn Backdoor, bucket: String },
+    Bucket {
+        store: &'static dyn Backdoor,
+        bucket: String,
+    },
+    /// In a store without a way behind it.
+    Nowhere,
 }
 
 impl Storage {
@@ -95,6 +100,7 @@ impl Objects {
                 // The marker is no object.
                 named.filter(|(key, _)| key.len() == 32).collect()
             }
+            Self::Nowhere => BTreeMap::new(),
         }
     }
 
@@ -103,6 +109,7 @@ impl Objects {
         match self {
             Self::Folder(folder) => fs::metadata(path(folder, key)).ok().map(|metadata| metadata.len()),
             Self::Bucket { .. } => self.get(key).await.map(|bytes| bytes.len() as u64),
+            Self::Nowhere => None,
         }
     }
 
@@ -110,6 +117,7 @@ impl Objects {
         match self {
             Self::Folder(folder) => fs::read(path(folder, key)).ok(),
             Self::Bucket { store, bucket } => store.get(bucket, &name(key)).await.map(Into::into),
+            Self::Nowhere => None,
         }
     }
 
@@ -117,6 +125,7 @@ impl Objects {
         match self {
             Self::Folder(folder) => fs::write(path(folder, key), bytes).expect("write an object"),
             Self::Bucket { store, bucket } => store.put(bucket, &name(key), bytes.into()).await,
+            Self::Nowhere => panic!("nothing can be put there"),
         }
     }
 
@@ -124,6 +133,7 @@ impl Objects {
         match self {
             Self::Folder(folder) => fs::remove_file(path(folder, key)).expect("remove an object"),
             Self::Bucket { store, bucket } => store.delete(bucket, &name(key)).await,
+            Self::Nowhere => panic!("nothing can be removed there"),
         }
     }
 
@@ -140,7 +150,7 @@ impl Objects {
     /// How many multipart uploads are open; none in a folder.
     pub async fn open_multiparts(&self) -> usize {
         match self {
-            Self::Folder(_) => 0,
+            Self::Folder(_) | Self::Nowhere => 0,
             Self::Bucket { store, bucket } => store.open_multiparts(bucket).await,
         }
     }

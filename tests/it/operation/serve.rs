@@ -40,6 +40,14 @@ async fn the_first_words_are_where_everything_is_and_three_commands() {
 }
 
 #[tokio::test]
+async fn the_first_words_say_which_bucket_it_is() {
+    let _bench = workbench!("weed");
+    let server = Server::builder().storage(Storage::SeaweedFs).start().await;
+    let said = server.said();
+    assert!(said.contains("  objects  s3://berth-") && said.contains(" at http://127.0.0.1:"), "{said}");
+}
+
+#[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused() {
     let server = Server::builder().on_disk().start().await;
     for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["gc"], &["fsck"], &["migrate"]] {

@@ -11,4 +11,4 @@ mod redirect;
 mod referrers;
 mod resume;
 mod sessions;
-mod wire;
+pub mod wire;

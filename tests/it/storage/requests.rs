@@ -106,6 +106,23 @@ async fn a_request_that_ends_in_the_middle_of_the_first_part_costs_one_write_mor
     }
 }
 
+#[tokio::test]
+async fn a_request_that_ends_with_a_full_part_leaves_nothing_for_the_index_to_keep() {
+    let _bench = workbench!("weed");
+    let (proxy, server, wire) = start("").await;
+    let bytes = blob(1, 2 * PART);
+    let location = wire.start("team/app").await.expect("begin");
+
+    let location = wire.append(&location, bytes.clone()).await.expect("append");
+
+    assert_eq!(writes(&proxy), [Kind::Begin, Kind::Part, Kind::Part]);
+    let mut index = Index::of(&server).await;
+    assert!(index.texts("SELECT upload_id FROM upload_tails").await.is_empty());
+    index.close().await;
+    wire.finish(&location, &sha256(&bytes)).await.expect("finish");
+    assert_eq!(wire.blob("team/app", &sha256(&bytes)).await.expect("pull"), bytes);
+}
+
 fn odd_pieces(dice: &mut Dice, bytes: &Bytes) -> Vec<Bytes> {
     let mut rest = bytes.clone();
     let mut pieces = Vec::new();
