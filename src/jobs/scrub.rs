@@ -17,7 +17,7 @@ use crate::telemetry::FoundBy;
 /// How long a replica that scrubs may be silent before another does.
 const LEASE: Duration = Duration::from_mins(10);
 /// How often the round is looked at when there is nothing to do, or another replica does it …
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// … and at least how often a busy scrubber says how far it is.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Blobs that are looked up at a time.

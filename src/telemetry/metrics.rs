@@ -77,7 +77,7 @@ impl Metrics {
         self.scrubbed_bytes.inc_by(size_bytes);
     }
 
-    /// All of them as text, in the OpenMetrics format.
+    /// All of them as text, in the format `OpenMetrics`.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;

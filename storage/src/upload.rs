@@ -78,7 +78,8 @@ pub type Tail = BoxFuture<'static, Result<Bytes, Box<dyn std::error::Error + Sen
 pub struct Suspended {
     /// Where it stands.
     pub upload: Upload,
-    /// Its tail, for the index to keep; `None` if it has not changed, or there is none.
+    /// Its tail, for the index to keep; `None` if it has not changed, or there is none. It holds memory of
+    /// the budget until it is dropped.
     pub tail: Option<Bytes>,
 }
 

@@ -1,7 +1,7 @@
 //! Credentials of Amazon's chain, which end and are asked for anew while a store is at work.
 //!
 //! The chain reads the environment, and a program's own cannot be changed safely while it runs: each
-//! test runs this program once more, with the environment of a pod.
+//! test runs itself once more in another process, with the environment of a pod.
 
 mod backends;
 mod session;
@@ -26,7 +26,7 @@ const BUCKET: &str = "TEST_BUCKET";
 
 #[tokio::test]
 async fn a_store_works_on_while_credentials_for_a_web_identity_are_renewed() {
-    works_on(|issuer, token| {
+    works_on("a_store_works_on_while_credentials_for_a_web_identity_are_renewed", |issuer, token| {
         vec![
             ("AWS_WEB_IDENTITY_TOKEN_FILE", token),
             ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/berth".to_owned()),
@@ -38,7 +38,7 @@ async fn a_store_works_on_while_credentials_for_a_web_identity_are_renewed() {
 
 #[tokio::test]
 async fn a_store_works_on_while_credentials_of_a_pod_identity_are_renewed() {
-    works_on(|issuer, token| {
+    works_on("a_store_works_on_while_credentials_of_a_pod_identity_are_renewed", |issuer, token| {
         vec![
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/v1/credentials", issuer.endpoint())),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token),
@@ -47,7 +47,10 @@ async fn a_store_works_on_while_credentials_of_a_pod_identity_are_renewed() {
     .await;
 }
 
-async fn works_on(environment: impl Fn(&Issuer, String) -> Vec<(&'static str, String)>) {
+async fn works_on(test: &str, environment: impl Fn(&Issuer, String) -> Vec<(&'static str, String)>) {
+    if let (Ok(endpoint), Ok(bucket)) = (env::var(ENDPOINT), env::var(BUCKET)) {
+        return store_and_read_for_a_while(&endpoint, &bucket).await;
+    }
     let issuer = Issuer::start(LIFE);
     let server = Hostile::start();
     let bucket = server.fresh_bucket().await;
@@ -57,7 +60,7 @@ async fn works_on(environment: impl Fn(&Issuer, String) -> Vec<(&'static str, St
     std::fs::write(&token, issuer.identity()).unwrap();
 
     let mut command = run::command(env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", "store_and_read_for_a_while", "--nocapture"]);
+    command.args(["--exact", test, "--nocapture"]);
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
         command.env_remove(name);
     }
@@ -72,12 +75,9 @@ async fn works_on(environment: impl Fn(&Issuer, String) -> Vec<(&'static str, St
     assert!((5..15).contains(&times), "{times} times");
 }
 
-#[tokio::test]
-#[ignore = "the tests above run it, with an environment"]
-async fn store_and_read_for_a_while() {
-    let (Ok(endpoint), Ok(bucket)) = (env::var(ENDPOINT), env::var(BUCKET)) else { return };
+async fn store_and_read_for_a_while(endpoint: &str, bucket: &str) {
     let chain = S3Credentials::Chain { profile: None };
-    let settings = S3 { credentials: chain, ..backends::s3(&endpoint, ("", ""), &bucket) };
+    let settings = S3 { credentials: chain, ..backends::s3(endpoint, ("", ""), bucket) };
     let settings = backends::settings(Provider::S3(settings));
     let to = Store::open_cloud_within(&settings, Patience::default(), TINY).await.unwrap();
     // Amazon's own client has a cache of its own, which keeps nothing that ends within ten seconds.

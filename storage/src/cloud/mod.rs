@@ -21,6 +21,7 @@ use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutPayload};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use url::Url;
 
 pub use self::connect::{Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials};
@@ -33,6 +34,8 @@ use crate::upload::Context;
 use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, StoreError, Upload};
 
 const FORMAT: u64 = 1;
+/// How long a second look may take at a store that has just failed: whoever waits has waited long enough.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 const MARKER: &str = "berth-store.json";
 
 /// Where objects are, and how they are put there.
@@ -188,11 +191,15 @@ impl Cloud {
         match self.0.remote.get_opts(&self.path(key), options).await {
             Ok(found) if found.meta.size == size_bytes => Ok(found.into_stream()),
             Ok(found) => Err(wrong_size(key, size_bytes, found.meta.size)),
-            // A range outside what is there says no more than that: the size says what is wrong.
-            Err(error) => {
+            Err(error @ Error::NotFound { .. }) => {
                 self.whole(key, size_bytes).await?;
                 Err(failed("read an object")(error))
             }
+            // A range outside what is there says no more than that: the size says what is wrong.
+            Err(error) => match timeout(LOOK_WITHIN, self.whole(key, size_bytes)).await {
+                Ok(Err(wrong @ StoreError::WrongSize { .. })) => Err(wrong),
+                _ => Err(failed("read an object")(error)),
+            },
         }
     }
 

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::PutPayload;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Cloud;
+use super::{Cloud, LOOK_WITHIN};
 use crate::budget::{Budget, Held, PIECE_BYTES};
 use crate::upload::{Context, Layout, Parts, Suspended};
 use crate::{Digest, Finished, Hasher, Object, StoreError, Upload, WriteError, Written};
@@ -379,10 +379,13 @@ impl Writer {
             Ok(()) => Ok(()),
             // An earlier try may have done it, and then there are no parts any more. Nobody else writes
             // under this key.
-            Err(error) => match self.cloud.whole(&self.taken.key, self.taken.offset).await {
-                Ok(()) => Ok(()),
-                Err(_) => Err(error),
-            },
+            Err(error) => {
+                let look = self.cloud.whole(&self.taken.key, self.taken.offset);
+                match timeout(LOOK_WITHIN, look).await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(error),
+                }
+            }
         }
     }
 

@@ -89,7 +89,8 @@ impl Session {
             self.parts = Some(parts.clone());
         }
         if has_moved {
-            self.tail = tail.unwrap_or_default();
+            // Written down: the writer's own holds memory that others wait for.
+            self.tail = Bytes::copy_from_slice(&tail.unwrap_or_default());
         }
         assert_eq!(self.tail.len() as u64, upload.tail_bytes(), "{upload:?}");
         (self.key, self.offset, self.hash_state) =
