@@ -45,7 +45,8 @@ pub struct Redirect {
     /// How long the signed address of a blob can be used, at most 7 days; less where the credentials that
     /// sign it end sooner.
     pub expires_in: Span,
-    /// The address of the store as clients reach it, where it is another. Used for nothing else.
+    /// The address of the store as clients reach it, where it is another. It is put into signed addresses
+    /// and used for nothing else, but that an identity of Azure asks there for the key it signs with.
     pub public_endpoint: Option<String>,
 }
 
@@ -85,7 +86,7 @@ pub struct S3 {
     pub bucket: Option<String>,
     /// Its region; if not set, what the environment or the profile says.
     pub region: Option<String>,
-    /// The address of a store that is not Amazon's, as `https://minio.storage.svc:9000`.
+    /// The address of a store that is not Amazon's, as `https://s3.example.com:9000`.
     pub endpoint: Option<String>,
     /// Whether the bucket's name goes into the path instead of the host name. If not set: yes where
     /// there is an `endpoint`.

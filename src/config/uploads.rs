@@ -12,7 +12,7 @@ pub struct Uploads {
     /// How long a session is kept after its last byte.
     pub ttl: Span,
     /// The chunk size asked of clients that choose one (`OCI-Chunk-Min-Length`). Smaller ones are
-    /// taken too; each costs a sync of the disk.
+    /// taken too; each costs a sync of the disk, or a write to the object store.
     pub chunk_min: Size,
 }
 

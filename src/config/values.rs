@@ -31,6 +31,12 @@ impl Span {
 
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (seconds, rest) = (self.0.as_secs(), self.0.subsec_nanos());
+        for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")] {
+            if rest == 0 && seconds.is_multiple_of(unit) && (seconds >= unit || unit == 1) {
+                return serializer.collect_str(&format_args!("{}{name}", seconds / unit));
+            }
+        }
         serializer.collect_str(&humantime::format_duration(self.0))
     }
 }

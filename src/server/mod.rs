@@ -53,7 +53,10 @@ pub enum ServerError {
         store: String,
     },
     /// The index belongs to another store.
-    #[error("this index belongs to another store than the one at {store}; check data, storage and database")]
+    #[error(
+        "this index belongs to another store than the one at {store}; check data, storage and database. If it is \
+         this one and only its marker, berth-store.json, was lost, `berth fsck --rebuild` writes it again"
+    )]
     OtherStore {
         /// Where the store is.
         store: String,
@@ -86,7 +89,7 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     // The index first: for SQLite it is also what keeps a second process away from the folder.
     let db = Db::open(&location).await?;
     db.migrate().await?;
-    let store = storage::open(config, &db, &Clock::System).await?;
+    let store = storage::open(config, &db, &Clock::System, binding).await?;
     let (clock, collect_min_age, metrics) = (Clock::System, config.gc.min_age.get(), Metrics::new());
     let context = jobs::Context { db, store, clock, collect_min_age, metrics };
     bind(&context, binding).await?;

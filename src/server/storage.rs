@@ -5,13 +5,18 @@ use berth_storage::cloud::{
 };
 use berth_storage::{Key, Memory, Store};
 
-use super::ServerError;
+use super::{Binding, ServerError};
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, RedirectMode, S3Encryption, Secret, StorageKind};
 use crate::db::{Db, blobs, stores};
 
 /// Opens the store, and gives it a name if it has none yet.
-pub(super) async fn open(config: &Config, db: &Db, clock: &Clock) -> Result<Store, ServerError> {
+pub(super) async fn open(
+    config: &Config,
+    db: &Db,
+    clock: &Clock,
+    binding: Binding,
+) -> Result<Store, ServerError> {
     let memory = Memory {
         upload_bytes: config.limits.upload_memory.bytes(),
         download_bytes: config.limits.download_memory.bytes(),
@@ -23,13 +28,15 @@ pub(super) async fn open(config: &Config, db: &Db, clock: &Clock) -> Result<Stor
     if store.id().is_some() {
         return Ok(store);
     }
+    if binding == Binding::Check {
+        if blobs::any(db).await? {
+            return Err(ServerError::OtherStore { store: store.location() });
+        }
+        if !store.is_empty().await? {
+            return Err(ServerError::Unindexed { store: store.location() });
+        }
+    }
     // Replicas that start together on a new bucket: the index says what it is called, so that they agree.
-    if blobs::any(db).await? {
-        return Err(ServerError::OtherStore { store: store.location() });
-    }
-    if !store.is_empty().await? {
-        return Err(ServerError::Unindexed { store: store.location() });
-    }
     let mut tx = db.begin().await?;
     stores::adopt(&mut tx, Key::generate().as_str(), clock.now()).await?;
     tx.commit().await?;

@@ -120,7 +120,7 @@ impl Cloud {
         let prefix = Path::from(settings.prefix.as_deref().unwrap_or_default());
         let location = match prefix.as_ref() {
             "" => location,
-            prefix => format!("{location}/{prefix}"),
+            prefix => format!("{location} below {prefix}/"),
         };
         let (part_bytes, id) = (settings.part_bytes, OnceLock::new());
         let inner = Inner { remote, signing, bucket, kind, prefix, part_bytes, id, location };
@@ -253,7 +253,7 @@ impl Cloud {
     /// The multipart uploads that are open, where the store tells: S3 does.
     pub(crate) async fn open_multiparts(&self) -> Result<Vec<(Key, String)>, StoreError> {
         let Some(bucket) = &self.0.bucket else { return Ok(Vec::new()) };
-        let found = bucket.open_multiparts(self.0.prefix.as_ref()).await?.into_iter();
+        let found = bucket.open_multiparts(&self.0.below()).await?.into_iter();
         let ours = |(name, multipart): (String, String)| {
             let key = Key::try_from(name.rsplit('/').next()?.to_owned()).ok()?;
             (self.path(&key).as_ref() == name).then_some((key, multipart))
@@ -286,7 +286,7 @@ impl Cloud {
             })
             .try_collect()
             .await
-            .map_err(failed("list objects"))?;
+            .map_err(|error| self.0.refused(error))?;
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
@@ -295,7 +295,7 @@ impl Cloud {
     pub(crate) async fn is_empty(&self) -> Result<bool, StoreError> {
         let prefix = Some(&self.0.prefix).filter(|prefix| !prefix.as_ref().is_empty());
         let mut listed = self.0.remote.list(prefix);
-        while let Some(meta) = listed.try_next().await.map_err(failed("list objects"))? {
+        while let Some(meta) = listed.try_next().await.map_err(|error| self.0.refused(error))? {
             if meta.location.filename().is_some_and(|name| Key::try_from(name.to_owned()).is_ok()) {
                 return Ok(false);
             }
@@ -375,6 +375,11 @@ impl Inner {
         serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
+    /// What every object's name begins with.
+    fn below(&self) -> String {
+        if self.prefix.as_ref().is_empty() { String::new() } else { format!("{}/", self.prefix) }
+    }
+
     /// A store that cannot be written is refused now, not at the first push.
     async fn probe(&self) -> Result<(), StoreError> {
         let path = self.prefix.clone().join(format!("{MARKER}.probe-{}", Key::generate()));
@@ -384,7 +389,11 @@ impl Inner {
     }
 
     fn refused(&self, error: Error) -> StoreError {
-        StoreError::Refused { location: self.location.clone(), source: error.into() }
+        let source = match error {
+            Error::NotFound { .. } => "there is no such bucket or container".into(),
+            error => error.into(),
+        };
+        StoreError::Refused { location: self.location.clone(), source }
     }
 
     /// An error if not even the marker is there: then it is not the object that is missing.

@@ -45,7 +45,7 @@ async fn uploads_that_are_killed_at_any_point_leave_nothing_at_the_store() {
     let (objects, multiparts) =
         (server.objects().list().await.len(), server.objects().open_multiparts().await);
     assert!(objects > 0 && multiparts > 0, "{objects} objects and {multiparts} multipart uploads to find");
-    let killing = begun.elapsed();
+    let (killing, collecting) = (begun.elapsed(), Instant::now());
     let mut index = Index::of(&server).await;
     index.two_days_go_by().await;
     index.close().await;
@@ -57,7 +57,7 @@ async fn uploads_that_are_killed_at_any_point_leave_nothing_at_the_store() {
         "{} uploads killed in {killing:?} left {objects} objects and {multiparts} multipart uploads, all gone after \
          {:?}; the store saw {} writes, {} of them parts, {} aborts, {} deletes, no list",
         uploads(),
-        begun.elapsed() - killing,
+        collecting.elapsed(),
         kinds.len(),
         count(&kinds, Kind::Part),
         count(&kinds, Kind::Abort),
@@ -69,7 +69,7 @@ async fn uploads_that_are_killed_at_any_point_leave_nothing_at_the_store() {
 async fn kill(wire: &Wire, number: u64) {
     let mut dice = Dice::new(number);
     let mut below = |end: usize| usize::try_from(dice.below(end as u64)).expect("a small number");
-    let length = if number % 10 == 0 { 6 * MIB + below(5 * MIB) } else { 1 + below(100_000) };
+    let length = if number.is_multiple_of(10) { 6 * MIB + below(5 * MIB) } else { 1 + below(100_000) };
     let bytes = blob(number, length);
     let cut = below(length);
     match below(5) {

@@ -34,7 +34,9 @@ async fn two_hundred_uploads_at_once_stay_within_their_memory_and_none_fails() {
     let piece = Bytes::from(content::bytes(1, MIB / 4));
     let pieces = vec![piece.clone(); upload_mib() * 4 - 1];
     let mut hasher = Sha256::new();
-    pieces.iter().for_each(|piece| hasher.update(piece));
+    for piece in &pieces {
+        hasher.update(piece);
+    }
     let idle = server.rss_bytes();
     let begun = Instant::now();
 
@@ -61,7 +63,7 @@ async fn two_hundred_uploads_at_once_stay_within_their_memory_and_none_fails() {
 
 /// Every other one as docker does, the rest as containerd.
 async fn push(server: &Server, number: usize, pieces: Vec<Bytes>, digest: String) {
-    let client = Client::builder().no_proxy().read_timeout(Duration::from_mins(60)).build();
+    let client = Client::builder().no_proxy().read_timeout(Duration::from_hours(1)).build();
     let client = client.expect("a client without TLS has nothing to load");
     let url = server.repository(&format!("team/{number}")).url("blobs/uploads/");
     let begun = client.post(url).send().await.expect("POST");

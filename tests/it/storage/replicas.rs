@@ -87,7 +87,7 @@ async fn an_upload_goes_on_elsewhere_when_its_process_is_killed_in_the_middle_of
         let (killed, ()) = tokio::join!(killed, kill);
         killed.expect_err("its server is gone");
 
-        let too_early = here.append(&location, bytes.slice(before..before + 1)).await;
+        let too_early = here.append(&location, bytes.slice(before..=before)).await;
         assert!(too_early.is_err_and(|failure| failure.is_busy()), "the lease is not over");
         let mut index = Index::of(&second).await;
         index.execute("UPDATE uploads SET writer_until = writer_until - 60000 WHERE writer_until > 0").await;

@@ -7,8 +7,16 @@ use berth_test_stores::Kind;
 use futures_util::{StreamExt as _, stream};
 
 use crate::{
-    faults::wire::{Dice, Image, Way, Wire, blob},
-    harness::{Server, Storage, content::sha256, tools::workbench},
+    faults::{
+        behind,
+        wire::{Dice, Image, Way, Wire, blob},
+    },
+    harness::{
+        Objects, Server, Storage,
+        content::sha256,
+        process::{run, run_and_fail},
+        tools::workbench,
+    },
     protocol::wire::{Berth, with_digest},
     storage::{MIB, SMALL_PARTS, behind_a_proxy},
 };
@@ -174,4 +182,21 @@ async fn an_object_deleted_behind_the_servers_back_is_absent_until_it_is_pushed_
         wire.push("team/app", "1", &image, Way::Docker, None).await.expect("push");
         wire.pull("team/app", "1", &image).await.expect("pull");
     }
+}
+
+#[tokio::test]
+async fn a_marker_that_was_lost_is_written_again_by_who_rebuilds() {
+    let _bench = workbench!("weed");
+    let mut server = Server::builder().storage(Storage::SeaweedFs).start().await;
+    let digest = server.repository("team/app").push_blob(b"some bytes").await;
+    assert!(server.terminate().await.success());
+    let Objects::Bucket { store, bucket } = server.objects() else { panic!("it is in a bucket") };
+    store.delete(bucket, "berth-store.json").await;
+
+    let said = run_and_fail(behind::command(&server, &["fsck"])).await;
+    assert!(said.contains("berth-store.json") && said.contains("fsck --rebuild"), "{said}");
+    run(behind::command(&server, &["fsck", "--rebuild"])).await;
+
+    server.restart().await;
+    assert_eq!(server.repository("team/app").blob(&digest).await, b"some bytes");
 }
