@@ -22,6 +22,7 @@ const MIBIBYTE: u64 = 1024 * 1024;
 const PREPARED_IMAGES: usize = 128;
 const MOST_IMAGES: usize = 40_000;
 const CHECKED_IMAGES: usize = 20;
+const EIGHT: usize = 8;
 
 /// A load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -32,6 +33,10 @@ pub enum Load {
     PushContainerd,
     /// One large layer, pushed as docker does
     PushLarge,
+    /// One huge layer, pushed as docker does, once
+    PushHuge,
+    /// Eight layers, each an eighth of a large one, pushed at once
+    PushEight,
     /// One large layer, pulled by one client
     PullLarge,
     /// One large layer, pulled by four clients at once
@@ -65,6 +70,8 @@ impl Load {
             Self::PushDocker => "push of small images, as docker",
             Self::PushContainerd => "push of small images, as containerd",
             Self::PushLarge => "push of a large layer",
+            Self::PushHuge => "push of a huge layer",
+            Self::PushEight => "push of 8 layers at once",
             Self::PullLarge => "pull of a large layer, 1 client",
             Self::PullLargeFour => "pull of a large layer, 4 clients",
             Self::ManifestGetTag => "manifest GET by tag",
@@ -80,13 +87,21 @@ impl Load {
     pub fn unit(self) -> Unit {
         match self {
             Self::PushDocker | Self::PushContainerd | Self::PullImages => Unit::Images,
-            Self::PushLarge | Self::PullLarge | Self::PullLargeFour => Unit::Mebibytes,
+            Self::PushLarge | Self::PushHuge | Self::PushEight | Self::PullLarge | Self::PullLargeFour => {
+                Unit::Mebibytes
+            }
             Self::ManifestGetTag
             | Self::ManifestHeadTag
             | Self::ManifestGetDigest
             | Self::ManifestHeadDigest
             | Self::TagPages => Unit::Requests,
         }
+    }
+
+    /// How many rounds it is given.
+    pub fn rounds(self, plan: &Plan) -> u32 {
+        // What takes minutes, at some servers, is not worth more.
+        if self == Self::PushHuge { 1 } else { plan.rounds }
     }
 }
 
@@ -112,6 +127,11 @@ enum Content {
         size_bytes: u64,
         blob: Option<LargeBlob>,
     },
+    /// New blobs are made for every run; these are the last run's, and each is pushed by a client.
+    PushedEight {
+        size_bytes: u64,
+        blobs: Arc<[LargeBlob]>,
+    },
     Images(Arc<[Image]>),
     Manifests {
         method: Method,
@@ -127,7 +147,8 @@ impl Scene {
     pub async fn prepare(load: Load, server: Server, plan: &Plan) -> Result<Self> {
         let mut factory = Factory::default();
         let concurrency = match load {
-            Load::PushLarge | Load::PullLarge => 1,
+            Load::PushLarge | Load::PushHuge | Load::PullLarge => 1,
+            Load::PushEight => EIGHT,
             Load::PullLargeFour => 4,
             _ => plan.concurrency,
         };
@@ -136,6 +157,10 @@ impl Scene {
             Load::PushDocker => pushed(Pusher::Docker),
             Load::PushContainerd => pushed(Pusher::Containerd),
             Load::PushLarge => Content::PushedLarge { size_bytes: plan.large_bytes, blob: None },
+            Load::PushHuge => Content::PushedLarge { size_bytes: plan.huge_bytes, blob: None },
+            Load::PushEight => {
+                Content::PushedEight { size_bytes: plan.large_bytes / EIGHT as u64, blobs: Arc::new([]) }
+            }
             Load::PullLarge | Load::PullLargeFour => {
                 let blob = factory.large_blob(plan.large_bytes);
                 let mut connection = Connection::open(server.address).await?;
@@ -169,9 +194,11 @@ impl Scene {
                 *images = self.factory.images(wanted.clamp(self.concurrency * 2, MOST_IMAGES)).into();
             }
             Content::PushedLarge { size_bytes, blob } => {
-                // A warm-up of a second large layer would be a burden on the disk, and no warmer.
-                let size_bytes = if share < 1.0 { *size_bytes / 8 } else { *size_bytes };
-                *blob = Some(self.factory.large_blob(size_bytes));
+                *blob = Some(self.factory.large_blob(less_if_warming(*size_bytes, share)));
+            }
+            Content::PushedEight { size_bytes, blobs } => {
+                let size_bytes = less_if_warming(*size_bytes, share);
+                *blobs = (0..EIGHT).map(|_| self.factory.large_blob(size_bytes)).collect();
             }
             Content::Images(_) | Content::Manifests { .. } | Content::Large(_) | Content::Tags(_) => {}
         }
@@ -192,6 +219,12 @@ impl Scene {
             }
             Content::PushedLarge { blob, .. } => {
                 push_large(address, blob.as_ref().context("nothing in stock")?).await
+            }
+            Content::PushedEight { blobs, .. } => {
+                drive(address, workers, lasting, |worker| {
+                    push_one_of(worker, Arc::clone(blobs), Arc::clone(&next))
+                })
+                .await
             }
             Content::Images(images) => {
                 drive(address, workers, lasting, |worker| {
@@ -232,6 +265,11 @@ impl Scene {
             Content::PushedLarge { blob, .. } => {
                 let blob = blob.as_ref().context("nothing was pushed")?;
                 flows::check_large(&mut connection, LARGE_REPOSITORY, blob).await?;
+            }
+            Content::PushedEight { blobs, .. } => {
+                for blob in blobs.iter() {
+                    flows::check_large(&mut connection, LARGE_REPOSITORY, blob).await?;
+                }
             }
             Content::Images(_) | Content::Manifests { .. } | Content::Large(_) | Content::Tags(_) => {}
         }
@@ -284,6 +322,17 @@ async fn push_images(
         done += 1;
     }
     Ok(done)
+}
+
+/// A warm-up of a second large layer would be a burden on the disk, and no warmer.
+fn less_if_warming(size_bytes: u64, share: f64) -> u64 {
+    if share < 1.0 { size_bytes / 8 } else { size_bytes }
+}
+
+async fn push_one_of(mut worker: Worker, blobs: Arc<[LargeBlob]>, next: Arc<AtomicUsize>) -> Result<u64> {
+    let blob = &blobs[next.fetch_add(1, Ordering::Relaxed) % blobs.len()];
+    flows::push_large(&mut worker.connection, LARGE_REPOSITORY, blob).await?;
+    Ok(blob.size_bytes / MIBIBYTE)
 }
 
 async fn push_large(address: std::net::SocketAddr, blob: &LargeBlob) -> Result<Tally> {

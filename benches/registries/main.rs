@@ -5,6 +5,7 @@
 //! becomes slower becomes slower for all of them. Any wrong answer ends the run: an erring server is not a
 //! fast one.
 
+mod backing;
 mod client;
 mod flows;
 mod images;
@@ -23,8 +24,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
+use crate::backing::{Backing, Bucket, Group};
 use crate::loads::{Load, Scene};
 use crate::measure::Meter;
 use crate::report::{Column, Outcome, Report};
@@ -39,10 +41,13 @@ const WARM_UP: f64 = 0.25;
 #[derive(Parser)]
 #[command(name = "registries", bin_name = "cargo bench --bench registries --")]
 struct Options {
+    /// What the servers keep their blobs in
+    #[arg(long, value_enum, default_value = "filesystem")]
+    group: Group,
     /// Servers to measure, comma-separated [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<Kind>,
-    /// Loads to run, comma-separated [default: all]
+    /// Loads to run, comma-separated [default: all of the group]
     #[arg(long, value_enum, value_delimiter = ',')]
     loads: Vec<Load>,
     /// Rounds of each load at each server [default: 5; with --quick 1]
@@ -57,6 +62,9 @@ struct Options {
     /// Size of the large layer [default: 1 GiB; with --quick 64 MiB]
     #[arg(long)]
     large_bytes: Option<u64>,
+    /// Size of the huge layer [default: 8 GiB; with --quick 256 MiB]
+    #[arg(long)]
+    huge_bytes: Option<u64>,
     /// Tags in the repository whose pages are asked for [default: 10000; with --quick 1000]
     #[arg(long)]
     tags: Option<usize>,
@@ -79,12 +87,14 @@ struct Options {
 
 /// What a run does, defaults filled in.
 struct Plan {
+    group: Group,
     servers: Vec<Kind>,
     loads: Vec<Load>,
     rounds: u32,
     lasting: Duration,
     concurrency: usize,
     large_bytes: u64,
+    huge_bytes: u64,
     tags: usize,
     directory: PathBuf,
 }
@@ -94,12 +104,13 @@ impl Plan {
         let quick = options.quick;
         let lasting = Duration::try_from_secs_f64(options.seconds.unwrap_or(if quick { 1.0 } else { 4.0 }))?;
         let all_if_none = |chosen: &[Kind]| {
-            if chosen.is_empty() { Kind::value_variants().to_vec() } else { chosen.to_vec() }
+            if chosen.is_empty() { Kind::USUAL.to_vec() } else { chosen.to_vec() }
         };
         let plan = Self {
+            group: options.group,
             servers: all_if_none(&options.servers),
             loads: if options.loads.is_empty() {
-                Load::value_variants().to_vec()
+                options.group.loads().to_vec()
             } else {
                 options.loads.clone()
             },
@@ -107,6 +118,7 @@ impl Plan {
             lasting,
             concurrency: options.concurrency,
             large_bytes: options.large_bytes.unwrap_or(if quick { 64 << 20 } else { 1 << 30 }),
+            huge_bytes: options.huge_bytes.unwrap_or(if quick { 256 << 20 } else { 8 << 30 }),
             tags: options.tags.unwrap_or(if quick { 1000 } else { 10_000 }),
             directory: options
                 .directory
@@ -170,9 +182,10 @@ async fn measure(plan: &Plan, count_syncs: bool) -> Result<String> {
             syncs.push(syncs::per_image(*kind, &plan.directory).await?);
         }
     }
+    let backing = Backing::start(plan.group, &plan.directory).await?;
     let mut outcomes = Vec::new();
     for load in &plan.loads {
-        outcomes.push(Outcome { load: *load, columns: compare(*load, plan).await? });
+        outcomes.push(Outcome { load: *load, columns: compare(*load, plan, &backing).await? });
     }
     let report = Report {
         plan,
@@ -187,42 +200,59 @@ async fn measure(plan: &Plan, count_syncs: bool) -> Result<String> {
     Ok(report.render())
 }
 
-async fn compare(load: Load, plan: &Plan) -> Result<Vec<Column>> {
-    let mut scenes = Vec::new();
+/// A scene, and the bucket it plays over if it does over one.
+type Set = (Scene, Option<Bucket>);
+
+async fn compare(load: Load, plan: &Plan, backing: &Backing) -> Result<Vec<Column>> {
+    // A round over a bucket has a new server and a new bucket: the disk holds only one of them.
+    let keeps = plan.group == Group::Filesystem;
+    let mut sets = Vec::new();
     let mut columns = Vec::new();
     for kind in &plan.servers {
-        eprintln!("{}: preparing {}", load.title(), kind.name());
-        let scene =
-            prepare(load, *kind, plan).await.with_context(|| format!("{}: {}", kind.name(), load.title()))?;
-        columns.push(Column { kind: *kind, samples: Vec::new(), remark: scene.remark() });
-        scenes.push(scene);
+        sets.push(if keeps { Some(prepare(load, *kind, plan, backing).await?) } else { None });
+        columns.push(Column { kind: *kind, samples: Vec::new(), remark: None });
     }
-    for round in 0..plan.rounds as usize {
-        for place in 0..scenes.len() {
+    let rounds = load.rounds(plan);
+    for round in 0..rounds as usize {
+        for place in 0..sets.len() {
             // Everyone is once the first and once the last.
-            let index = (place + round) % scenes.len();
-            let (scene, column) = (&mut scenes[index], &mut columns[index]);
-            let sample = one_round(scene).await;
+            let index = (place + round) % sets.len();
+            let column = &mut columns[index];
+            let (mut scene, bucket) = match sets[index].take() {
+                Some(set) => set,
+                None => prepare(load, column.kind, plan, backing).await?,
+            };
+            let sample = one_round(&mut scene).await;
             let sample = sample.with_context(|| {
                 format!("{}: {} ({})", column.kind.name(), load.title(), scene.server.last_words())
             })?;
             eprintln!(
-                "{}: round {} of {}: {:.1} a second at {}",
+                "{}: round {} of {rounds}: {:.1} a second at {}",
                 load.title(),
                 round + 1,
-                plan.rounds,
                 sample.units_per_second,
                 column.kind.name()
             );
             column.samples.push(sample);
+            column.remark = scene.remark();
+            if keeps {
+                sets[index] = Some((scene, bucket));
+            } else {
+                drop(scene);
+                backing.remove(bucket).await;
+            }
         }
     }
     Ok(columns)
 }
 
-async fn prepare(load: Load, kind: Kind, plan: &Plan) -> Result<Scene> {
-    let server = Server::start(kind, Path::new(&plan.directory)).await?;
-    tokio::time::timeout(PATIENCE, Scene::prepare(load, server, plan)).await?
+async fn prepare(load: Load, kind: Kind, plan: &Plan, backing: &Backing) -> Result<Set> {
+    eprintln!("{}: preparing {}", load.title(), kind.name());
+    let what = || format!("{}: {}", kind.name(), load.title());
+    let bucket = backing.bucket().await;
+    let server = Server::start(kind, &plan.directory, bucket.as_ref()).await.with_context(what)?;
+    let prepared = tokio::time::timeout(PATIENCE, Scene::prepare(load, server, plan)).await;
+    Ok((prepared?.with_context(what)?, bucket))
 }
 
 async fn one_round(scene: &mut Scene) -> Result<measure::Sample> {

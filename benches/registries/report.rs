@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::Plan;
+use crate::backing::Group;
 use crate::loads::{Load, Unit};
 use crate::measure::Sample;
 use crate::servers::Kind;
@@ -40,7 +41,10 @@ type Metric = fn(&Sample) -> Option<f64>;
 impl Report<'_> {
     /// Writes the report as Markdown.
     pub fn render(&self) -> String {
-        let mut text = String::from("# Berth beside other registries\n\n");
+        let mut text = String::from(match self.plan.group {
+            Group::Filesystem => "# Berth beside other registries\n\n",
+            Group::Storage => "# Berth beside other registries, over object storage\n\n",
+        });
         self.preamble(&mut text);
         self.table(&mut text, SPEED, |load| {
             let unit = match load.unit() {
@@ -69,12 +73,16 @@ impl Report<'_> {
 
     fn preamble(&self, text: &mut String) {
         let plan = self.plan;
+        let huge = match plan.group {
+            Group::Filesystem => String::new(),
+            Group::Storage => format!(", a huge one {} MiB and one round", plan.huge_bytes >> 20),
+        };
         let _ = write!(
             text,
             "Made by `{}` on {}, on one machine of {}; its load average before was {}.\n\n\
              Figures are **median** (least–most) of the rounds, {} in number. In a round each server in turn is \
              under load for {}, after a quarter of that as warm-up. {} concurrent clients where nothing else is \
-             said; a large layer has {} MiB.\n\n",
+             said; a large layer has {} MiB{}.\n\n",
             self.command,
             self.date,
             self.machine,
@@ -83,9 +91,10 @@ impl Report<'_> {
             seconds(plan.lasting.as_secs_f64()),
             plan.concurrency,
             plan.large_bytes >> 20,
+            huge,
         );
         for (kind, version) in plan.servers.iter().zip(&self.versions) {
-            let _ = writeln!(text, "- **{}** {version}: {}.", kind.name(), kind.settings());
+            let _ = writeln!(text, "- **{}** {version}: {}.", kind.name(), kind.settings(plan.group));
         }
         text.push('\n');
     }
@@ -104,7 +113,10 @@ impl Report<'_> {
 
     fn notes(&self, text: &mut String) {
         text.push_str("## Notes\n\n");
-        text.push_str(NOTES);
+        text.push_str(match self.plan.group {
+            Group::Filesystem => NOTES,
+            Group::Storage => STORAGE_NOTES,
+        });
         if !self.syncs.is_empty() {
             let counts = self.plan.servers.iter().zip(&self.syncs);
             let counts: Vec<_> = counts.map(|(kind, calls)| format!("{} {calls:.1}", kind.name())).collect();
@@ -145,6 +157,7 @@ const CLIENT_TIME: Table = Table {
 };
 
 const NOTES: &str = include_str!("notes.md");
+const STORAGE_NOTES: &str = include_str!("storage_notes.md");
 
 fn bytes(value: u64) -> f64 {
     // Whole KiB, as the kernel counts them.

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 
+use crate::backing::{Bucket, Group};
 use crate::client::Connection;
 use crate::payload::Payload;
 use crate::process::Process;
@@ -27,31 +28,49 @@ pub enum Kind {
     DockerRegistry,
     /// CNCF distribution 3
     Distribution,
+    /// Another build of Berth, which `BERTH_BEFORE` names: only if asked for
+    Before,
 }
 
 impl Kind {
+    /// Those that are measured if nothing else is said.
+    pub const USUAL: [Self; 3] = [Self::Berth, Self::DockerRegistry, Self::Distribution];
+
     /// The name of its column.
     pub fn name(self) -> &'static str {
         match self {
             Self::Berth => "Berth",
             Self::DockerRegistry => "docker-registry",
             Self::Distribution => "distribution",
+            Self::Before => "before",
         }
     }
 
     /// How it was set up, in words.
-    pub fn settings(self) -> &'static str {
-        match self {
-            Self::Berth => {
+    pub fn settings(self, group: Group) -> &'static str {
+        match (self, group) {
+            (Self::Before, _) => "another build of Berth, set up the same",
+            (Self::Berth, Group::Storage) => {
+                "`berth serve --listen 127.0.0.1:0 --data DIR`, logs at error level, `storage.kind = \"s3\"` \
+                 with address, bucket and keys, otherwise its defaults: SQLite, parts of 8 MiB"
+            }
+            (Self::DockerRegistry, Group::Storage) => {
+                "s3 driver with address, bucket and keys, `v4auth: true` and `secure: false` (plain HTTP), \
+                 `storage.redirect.disable: true`, so that pulls go through it as they do through Berth, \
+                 `log.level: error`, access log off, `storage.cache.blobdescriptor: inmemory`, \
+                 `storage.delete.enabled: true`, no authentication, otherwise defaults: parts of 10 MiB, \
+                 copied in parts of 32 MiB"
+            }
+            (Self::Berth, Group::Filesystem) => {
                 "`berth serve --listen 127.0.0.1:0 --data DIR`, logs at error level, otherwise its defaults: \
                  SQLite and the filesystem store"
             }
-            Self::DockerRegistry => {
+            (Self::DockerRegistry, Group::Filesystem) => {
                 "filesystem driver, `log.level: error`, access log off, `storage.cache.blobdescriptor: \
                  inmemory` (as in the packaged configuration), `storage.delete.enabled: true`, no \
                  authentication, otherwise defaults"
             }
-            Self::Distribution => {
+            (Self::Distribution, _) => {
                 "the same as docker-registry, and `OTEL_TRACES_EXPORTER=none`: by default it tells a collector \
                  of every request"
             }
@@ -72,6 +91,7 @@ impl Kind {
         let found = match self {
             Self::Berth => Some(PathBuf::from(env!("CARGO_BIN_EXE_berth"))),
             Self::DockerRegistry => in_path("docker-registry"),
+            Self::Before => std::env::var_os("BERTH_BEFORE").map(PathBuf::from),
             Self::Distribution => {
                 Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/bin/registry"))
             }
@@ -84,25 +104,34 @@ impl Kind {
         })
     }
 
-    fn command(self, directory: &Path) -> Result<(Command, Option<SocketAddr>)> {
+    fn command(self, directory: &Path, bucket: Option<&Bucket>) -> Result<(Command, Option<SocketAddr>)> {
         let mut command = Command::new(self.program()?);
         for (name, _) in std::env::vars_os() {
             // All of them take settings from variables, and a benchmark's are its own.
-            let text = name.to_string_lossy();
-            if ["BERTH_", "REGISTRY_", "OTEL_"].iter().any(|prefix| text.starts_with(prefix)) {
+            let text = name.to_string_lossy().to_ascii_uppercase();
+            let prefixes = ["BERTH_", "REGISTRY_", "OTEL_", "AWS_"];
+            if prefixes.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
                 command.env_remove(name);
             }
         }
         let data = directory.join("data");
-        if self == Self::Berth {
+        if matches!(self, Self::Berth | Self::Before) {
             command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
             command.env("BERTH_LOG__LEVEL", "error");
+            if let Some(bucket) = bucket {
+                command.env("BERTH_STORAGE__KIND", "s3");
+                command.env("BERTH_STORAGE__S3__ENDPOINT", &bucket.endpoint);
+                command.env("BERTH_STORAGE__S3__REGION", bucket.region);
+                command.env("BERTH_STORAGE__S3__BUCKET", &bucket.name);
+                command.env("BERTH_STORAGE__S3__ACCESS_KEY_ID", &bucket.access_key);
+                command.env("BERTH_STORAGE__S3__SECRET_ACCESS_KEY", &bucket.secret_key);
+            }
             return Ok((command, None));
         }
         std::fs::create_dir(&data)?;
         let address = free_address()?;
         let config = directory.join("config.yml");
-        std::fs::write(&config, distribution_config(&data, address))?;
+        std::fs::write(&config, distribution_config(&data, address, bucket))?;
         command.arg("serve").arg(config).env("OTEL_TRACES_EXPORTER", "none");
         Ok((command, Some(address)))
     }
@@ -117,20 +146,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with empty data under `parent` and waits until it answers.
-    pub async fn start(kind: Kind, parent: &Path) -> Result<Self> {
-        Self::launch(kind, parent, false).await
+    /// Starts a server with empty data under `parent`, and its blobs in the bucket if there is one, and
+    /// waits until it answers.
+    pub async fn start(kind: Kind, parent: &Path, bucket: Option<&Bucket>) -> Result<Self> {
+        Self::launch(kind, parent, bucket, false).await
     }
 
     /// As [`Server::start`], with its sync calls recorded by strace.
     pub async fn start_traced(kind: Kind, parent: &Path) -> Result<Self> {
         ensure!(in_path("strace").is_some(), "strace is not installed: run scripts/install-bench-tools");
-        Self::launch(kind, parent, true).await
+        Self::launch(kind, parent, None, true).await
     }
 
-    async fn launch(kind: Kind, parent: &Path, traced: bool) -> Result<Self> {
+    async fn launch(kind: Kind, parent: &Path, bucket: Option<&Bucket>, traced: bool) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("registry-").tempdir_in(parent)?;
-        let (mut command, known_address) = kind.command(directory.path())?;
+        let (mut command, known_address) = kind.command(directory.path(), bucket)?;
         if traced {
             command = under_strace(&command, &directory.path().join("syncs"));
         }
@@ -207,14 +237,21 @@ impl Drop for Server {
     }
 }
 
-fn distribution_config(data: &Path, address: SocketAddr) -> String {
+fn distribution_config(data: &Path, address: SocketAddr, bucket: Option<&Bucket>) -> String {
+    let driver = match bucket {
+        None => format!("  filesystem:\n    rootdirectory: {}\n", data.display()),
+        Some(bucket) => format!(
+            "  s3:\n    regionendpoint: {}\n    region: {}\n    bucket: {}\n    accesskey: {}\n    \
+             secretkey: {}\n    secure: false\n    v4auth: true\n    forcepathstyle: true\n  \
+             redirect:\n    disable: true\n",
+            bucket.endpoint, bucket.region, bucket.name, bucket.access_key, bucket.secret_key
+        ),
+    };
     format!(
         "version: 0.1\n\
          log:\n  level: error\n  accesslog:\n    disabled: true\n\
-         storage:\n  cache:\n    blobdescriptor: inmemory\n  \
-         filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-         http:\n  addr: {address}\n",
-        data.display()
+         storage:\n  cache:\n    blobdescriptor: inmemory\n{driver}  delete:\n    enabled: true\n\
+         http:\n  addr: {address}\n"
     )
 }
 

@@ -68,8 +68,8 @@ impl Limits {
             ),
             (self.connections >= 1, "limits.connections must be at least 1"),
             (
-                (8192..=1024 * 1024).contains(&self.header_bytes.bytes()),
-                "limits.header_bytes must be between 8KiB and 1MiB",
+                (8192..=96 * 1024).contains(&self.header_bytes.bytes()),
+                "limits.header_bytes must be between 8KiB and 96KiB",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

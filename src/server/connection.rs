@@ -21,7 +21,8 @@ use tower::ServiceExt as _;
 use super::streams::Streams;
 use crate::http::Peer;
 
-/// What a reader has ready in one go at most; also the longest request head hyper takes in.
+/// What a reader has ready in one go at most; also the longest request head hyper takes in. Two hundred
+/// uploads hold two hundred of them.
 const READ_BUFFER: usize = 128 * 1024;
 /// Windows of HTTP/2, wide enough for long ways, narrow enough for many connections.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;

@@ -87,7 +87,7 @@ pub(super) struct Reading {
     rest: Range<u64>,
     /// Read already.
     ready: Option<Buffer>,
-    /// Being read: once the disk had to be asked, it is asked before the reader comes back.
+    /// Being read: where the disk has to be asked, it is asked before the reader comes back.
     ahead: Option<JoinHandle<io::Result<Buffer>>>,
 }
 
@@ -98,7 +98,8 @@ impl Reading {
             Self { file: Arc::new(file), buffers, rest: range.start..range.end, ready: None, ahead: None };
         if !reading.rest.is_empty() {
             let (at, buffer) = reading.next_piece();
-            reading.ready = Some(fill(&reading.file, at, buffer).map_err(StoreError::io("read an object"))?);
+            reading.ready =
+                Some(fill(&reading.file, at, buffer, 0).map_err(StoreError::io("read an object"))?);
         }
         Ok(reading)
     }
@@ -114,10 +115,11 @@ impl Reading {
             (None, None) if self.rest.is_empty() => return None,
             (None, None) => {
                 let (at, mut buffer) = self.next_piece();
-                if fill_now(&self.file, at, &mut buffer) {
+                let read = fill_now(&self.file, at, &mut buffer);
+                if read == buffer.filled {
                     Ok(buffer)
                 } else {
-                    let task = self.spawn(at, buffer);
+                    let task = self.spawn(at, buffer, read);
                     self.wait(task).await
                 }
             }
@@ -134,15 +136,22 @@ impl Reading {
     async fn wait(&mut self, task: JoinHandle<io::Result<Buffer>>) -> io::Result<Buffer> {
         let piece = task.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))?;
         if !self.rest.is_empty() {
-            let (at, buffer) = self.next_piece();
-            self.ahead = Some(self.spawn(at, buffer));
+            let (at, mut buffer) = self.next_piece();
+            let read = fill_now(&self.file, at, &mut buffer);
+            // One page that was not there, or was just being written back, says nothing of the next
+            // ones: a download that stayed with the threads would pay two switches a piece to its end.
+            if read == buffer.filled {
+                self.ready = Some(buffer);
+            } else {
+                self.ahead = Some(self.spawn(at, buffer, read));
+            }
         }
         Ok(piece)
     }
 
-    fn spawn(&self, at: u64, buffer: Buffer) -> JoinHandle<io::Result<Buffer>> {
+    fn spawn(&self, at: u64, buffer: Buffer, read: usize) -> JoinHandle<io::Result<Buffer>> {
         let file = Arc::clone(&self.file);
-        spawn_blocking(move || fill(&file, at, buffer))
+        spawn_blocking(move || fill(&file, at, buffer, read))
     }
 
     fn next_piece(&mut self) -> (u64, Buffer) {
@@ -156,25 +165,63 @@ impl Reading {
     }
 }
 
-fn fill(file: &File, at: u64, mut buffer: Buffer) -> io::Result<Buffer> {
+/// Fills the buffer, of which the first `read` bytes are there.
+fn fill(file: &File, at: u64, mut buffer: Buffer, read: usize) -> io::Result<Buffer> {
     let filled = buffer.filled;
-    file.read_exact_at(&mut buffer.bytes[..filled], at)?;
+    file.read_exact_at(&mut buffer.bytes[read..filled], at + read as u64)?;
     Ok(buffer)
 }
 
-/// Fills the buffer if that takes no disk: `false` if it does, or if it cannot be told.
+/// Fills as much of the buffer as takes no disk, and says how much: nothing if it cannot be told.
 #[cfg(target_os = "linux")]
-fn fill_now(file: &File, at: u64, buffer: &mut Buffer) -> bool {
+fn fill_now(file: &File, at: u64, buffer: &mut Buffer) -> usize {
     use std::io::IoSliceMut;
 
     use rustix::io::{ReadWriteFlags, preadv2};
 
     let filled = buffer.filled;
     let mut slices = [IoSliceMut::new(&mut buffer.bytes[..filled])];
-    matches!(preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT), Ok(read) if read == filled)
+    preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn fill_now(_: &File, _: u64, _: &mut Buffer) -> bool {
-    false
+fn fill_now(_: &File, _: u64, _: &mut Buffer) -> usize {
+    0
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+
+    use rustix::fs::{Advice, fadvise};
+
+    use super::*;
+
+    const PIECE: u64 = LARGE_BYTES as u64;
+
+    #[tokio::test]
+    async fn a_piece_that_takes_the_disk_does_not_make_the_next_ones_take_a_thread() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..8 * PIECE).map(|at| u8::try_from(at / 1000 % 251).unwrap()).collect();
+        // In small writes: a page cache that is made of large folios drops only whole ones.
+        for part in bytes.chunks(LARGE_BYTES / 4) {
+            file.write_all(part).unwrap();
+        }
+        file.sync_all().unwrap();
+        fadvise(&file, 2 * PIECE, std::num::NonZeroU64::new(PIECE), Advice::DontNeed).unwrap();
+
+        let mut reading = Reading::begin(file, 0..8 * PIECE, Buffers::new(4 * PIECE)).unwrap();
+        let mut read = Vec::new();
+        for _ in 0..4 {
+            let (piece, rest) = reading.next().await.unwrap();
+            read.extend_from_slice(&piece.unwrap());
+            reading = rest;
+        }
+        assert!(reading.ahead.is_none(), "a thread still reads what is in the page cache");
+        while let Some((piece, rest)) = reading.next().await {
+            read.extend_from_slice(&piece.unwrap());
+            reading = rest;
+        }
+        assert!(read == bytes, "what was read is not what was written");
+    }
 }

@@ -283,7 +283,7 @@ async fn a_target_that_is_too_long_is_414_and_headers_that_are_431() {
         berth.ask_raw("GET", &target).await.is_refused(414, "UNSUPPORTED");
     }
     let with = |header: String| format!("GET /v2/ HTTP/1.1\r\nHost: berth\r\n{header}\r\n");
-    for length in [33_000, 200_000] {
+    for length in [33_000, 120_000] {
         let answer = berth.send_raw(with(format!("X-Long: {}\r\n", "a".repeat(length)))).await;
         answer.is_refused(431, "UNSUPPORTED");
     }

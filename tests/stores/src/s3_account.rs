@@ -34,6 +34,12 @@ impl S3Account {
         assert!(status.is_success(), "create {bucket}: {status} {said}");
     }
 
+    /// Deletes a bucket, of a server that does not ask for it to be empty.
+    pub(crate) async fn remove_bucket(&self, bucket: &str) {
+        let (status, said) = self.send("DELETE", &format!("/{bucket}")).await;
+        assert!(status.is_success(), "delete {bucket}: {status} {said}");
+    }
+
     /// Counts up to 1,000 uploads.
     pub(crate) async fn open_multiparts(&self, bucket: &str) -> usize {
         let (status, said) = self.send("GET", &format!("/{bucket}?uploads=")).await;

@@ -1,11 +1,12 @@
-//! SeaweedFS: a real S3 server, one for the run, started by the first test that asks.
+//! SeaweedFS: a real S3 server, one for the run, started by the first test that asks; the benchmarks
+//! have one of their own.
 //!
 //! It is a master, a volume server, a filer and an S3 gateway in one process, about 110 MiB when
 //! idle, and there after three to four seconds. Buckets are folders of the filer, and cheap.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -27,11 +28,11 @@ use crate::{
 
 const WEED: &str = "weed";
 
-/// The run's SeaweedFS. Tests that use it begin with `require!("weed")`.
+/// A SeaweedFS. Tests that use the run's begin with `require!("weed")`.
 pub struct SeaweedFs {
     account: S3Account,
     buckets: AtomicU32,
-    // Never dropped, as this lives in a static: the run's watcher ends it.
+    // The run's is never dropped, as it lives in a static: the watcher ends it.
     _process: Process,
     _folder: TempDir,
 }
@@ -40,7 +41,17 @@ impl SeaweedFs {
     /// The server that all tests of the run share.
     pub async fn of_the_run() -> &'static Self {
         static SERVER: OnceCell<SeaweedFs> = OnceCell::const_new();
-        SERVER.get_or_init(Self::start).await
+        SERVER.get_or_init(|| Self::start(None)).await
+    }
+
+    /// A server of one's own, which keeps what it stores in a folder that is there already.
+    pub async fn in_folder(data: &Path) -> Self {
+        Self::start(Some(data)).await
+    }
+
+    /// Deletes a bucket with all that is in it. Its volumes are files of its own, which go at once.
+    pub async fn remove_bucket(&self, bucket: &str) {
+        self.account.remove_bucket(bucket).await;
     }
 
     /// The address: `http://127.0.0.1:PORT`.
@@ -68,9 +79,11 @@ impl SeaweedFs {
         self.account.client(bucket)
     }
 
-    async fn start() -> Self {
+    async fn start(data: Option<&Path>) -> Self {
         let weed = tools::tool(WEED).expect("weed is missing (scripts/install-test-tools)");
         let folder = run::folder("seaweedfs");
+        let data = data.map_or_else(|| folder.path().join("data"), PathBuf::from);
+        fs::create_dir_all(&data).expect("make SeaweedFS's folder");
         let s3 = run::free_port();
         let account = S3Account {
             endpoint: format!("http://127.0.0.1:{s3}"),
@@ -81,7 +94,7 @@ impl SeaweedFs {
         command.current_dir(folder.path()).env("HOME", folder.path());
         // A bucket has volumes of its own. Without this it begins with seven.
         command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
-        command.args(arguments(folder.path(), s3, &account));
+        command.args(arguments(folder.path(), &data, s3, &account));
         let process = Process::start(command);
         process
             .until("its gateway serves", |said| said.contains("Start Seaweed S3 API Server").then_some(()))
@@ -104,18 +117,16 @@ impl SeaweedFs {
     }
 }
 
-fn arguments(folder: &Path, s3: u16, account: &S3Account) -> Vec<String> {
+fn arguments(folder: &Path, data: &Path, s3: u16, account: &S3Account) -> Vec<String> {
     let identity = json!({
         "name": "tests",
         "credentials": [{"accessKey": account.access_key, "secretKey": account.secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     });
     fs::write(folder.join("s3.json"), json!({"identities": [identity]}).to_string()).expect("write s3.json");
-    fs::create_dir(folder.join("data")).expect("make SeaweedFS's folder");
     let mut arguments: Vec<String> = [
         "-logtostderr=true",
         "server",
-        "-dir=data",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
@@ -133,6 +144,7 @@ fn arguments(folder: &Path, s3: u16, account: &S3Account) -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
+    arguments.push(format!("-dir={}", data.display()));
     arguments.push(format!("-s3.port={s3}"));
     for name in ["master", "volume", "filer", "s3"] {
         if name != "s3" {
