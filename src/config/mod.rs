@@ -33,7 +33,7 @@ pub use self::metrics::Metrics;
 pub use self::reference::reference;
 pub use self::repositories::RepositoryRule;
 pub use self::scrub::Scrub;
-pub use self::storage::{Azure, Gcs, Redirect, RedirectMode, S3, S3Encryption, Storage, StorageKind};
+pub use self::storage::{Azure, Cache, Gcs, Redirect, RedirectMode, S3, S3Encryption, Storage, StorageKind};
 pub use self::uploads::Uploads;
 pub use self::values::{Network, Secret, Size, Span};
 

@@ -24,6 +24,8 @@ pub struct Storage {
     pub part_size: Size,
     /// Whether clients fetch blobs from the object store themselves.
     pub redirect: Redirect,
+    /// What is kept of an object store on a local disk.
+    pub cache: Cache,
     /// Bucket and credentials where `kind` is `s3`.
     pub s3: S3,
     /// Container and credentials where `kind` is `azure`.
@@ -48,6 +50,18 @@ pub struct Redirect {
     /// The address of the store as clients reach it, where it is another. It is put into signed addresses
     /// and used for nothing else, but that an identity of Azure asks there for the key it signs with.
     pub public_endpoint: Option<String>,
+}
+
+/// What is kept of an object store on a local disk, so that what many pull is read from the store once.
+/// It survives a restart, and is compared with its checksum when it is read.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// A folder that nothing else uses. Without one there is no cache. Each replica needs its own; it can be
+    /// deleted while Berth is not running.
+    pub folder: Option<PathBuf>,
+    /// What the cache may take there, at least 1GiB. Another size begins with an empty cache.
+    pub size: Size,
 }
 
 /// Who fetches blobs from the object store.
@@ -173,6 +187,7 @@ pub struct Gcs {
 }
 
 const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
 const MINUTE: Duration = Duration::from_mins(1);
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
@@ -184,6 +199,7 @@ impl Default for Storage {
             prefix: None,
             part_size: Size::of(8 * MIB),
             redirect: Redirect::default(),
+            cache: Cache::default(),
             s3: S3::default(),
             azure: Azure::default(),
             gcs: Gcs::default(),
@@ -195,6 +211,12 @@ impl Default for Redirect {
     fn default() -> Self {
         let (mode, networks) = (RedirectMode::default(), Vec::new());
         Self { mode, networks, expires_in: Span::seconds(15 * 60), public_endpoint: None }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { folder: None, size: Size::of(10 * GIB) }
     }
 }
 
@@ -312,6 +334,11 @@ impl Storage {
                 redirect.mode == RedirectMode::Off || !is(StorageKind::Azure) || azure.sas.is_none(),
                 "storage.redirect needs an account key or an identity: a SAS cannot sign",
             ),
+            (
+                self.cache.folder.is_none() || !is(StorageKind::Filesystem),
+                "storage.cache is for an object store: a folder is near enough",
+            ),
+            (self.cache.size.bytes() >= GIB, "storage.cache.size must be at least 1GiB"),
             (
                 endpoints.into_iter().all(is_address),
                 "the endpoint of an object store begins with http:// or https://",

@@ -247,6 +247,8 @@ fn store(error: &StoreError) -> (Status, Code) {
         | StoreError::Busy { .. }
         | StoreError::Remote { .. }
         | StoreError::Altered { .. }
+        | StoreError::Shared(_)
+        | StoreError::Cache { .. }
         | StoreError::Tail(_)
         | StoreError::Refused { .. }
         | StoreError::Settings(_)

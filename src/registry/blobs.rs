@@ -6,6 +6,8 @@ use std::time::Duration;
 use berth_auth::{Delete, Pull, Push};
 use berth_storage::{ByteStream, Digest, Key, StoreError};
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
 use super::{Permit, Registry, RegistryError, again};
 use crate::db::{blobs, manifests, repositories};
 use crate::oci::RepositoryName;
@@ -69,11 +71,24 @@ impl Registry {
 
     /// Reads a range of a blob.
     pub async fn read_blob(&self, content: &BlobContent, range: Range<u64>) -> Result<ByteStream> {
-        let read = self.store.read(&content.key, content.blob.size_bytes, range).await;
-        match read {
-            Err(StoreError::Missing { .. } | StoreError::WrongSize { .. }) => Err(self.lost(content).await?),
-            read => Ok(read?),
-        }
+        let bytes = match self.store.read(&content.key, content.blob.size_bytes, range).await {
+            Err(error) if is_lost(&error) => return Err(self.lost(content).await?),
+            read => read?,
+        };
+        let (registry, content) = (self.clone(), content.clone());
+        // What is not read at once, or is kept nearer than the store, may be found lost on the way.
+        let watched = bytes.or_else(move |error| {
+            let (registry, content) = (registry.clone(), content.clone());
+            async move {
+                if is_lost(&error)
+                    && let Err(cause) = registry.lost(&content).await
+                {
+                    tracing::warn!(digest = %content.blob.digest, %cause, "could not mark a lost blob");
+                }
+                Err(error)
+            }
+        });
+        Ok(watched.boxed())
     }
 
     /// An address at which the client may read the blob itself for a while, if there is one. Trouble with
@@ -131,6 +146,10 @@ impl Registry {
         fail::fail_point!("blobs::unlinked", |_| std::process::abort());
         Ok(())
     }
+}
+
+fn is_lost(error: &StoreError) -> bool {
+    matches!(error, StoreError::Missing { .. } | StoreError::WrongSize { .. })
 }
 
 fn millis(span: Duration) -> i64 {

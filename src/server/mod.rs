@@ -90,7 +90,7 @@ pub async fn open(config: &Config, binding: Binding) -> Result<jobs::Context, Se
     let db = Db::open(&location).await?;
     db.migrate().await?;
     let store = storage::open(config, &db, &Clock::System, binding).await?;
-    let (clock, collect_min_age, metrics) = (Clock::System, config.gc.min_age.get(), Metrics::new());
+    let (clock, collect_min_age, metrics) = (Clock::System, config.gc.min_age.get(), Metrics::new(&store));
     let context = jobs::Context { db, store, clock, collect_min_age, metrics };
     bind(&context, binding).await?;
     if context.db.is_exclusive() {
@@ -144,6 +144,7 @@ impl Server {
             None => None,
         };
         let context = open(&config, Binding::Check).await?;
+        storage::keep_near(&context.store, &config.storage.cache).await?;
         if let Some(advice) = context.store.advice().await {
             tracing::warn!("{advice}");
         }
@@ -177,7 +178,7 @@ impl Server {
     /// Serves until `stop` ends, then lets running transfers finish.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listener, watch, app, config, context, tasks, .. } = self;
-        let db = context.db.clone();
+        let (db, store) = (context.db.clone(), context.store.clone());
         let ending = CancellationToken::new();
         let closing = CancellationToken::new();
         tasks.spawn(jobs::run(context.clone(), config.gc.interval.get(), ending.clone()));
@@ -231,6 +232,7 @@ impl Server {
             tasks.wait().await;
         };
         let _ = timeout(Duration::from_secs(10), ends).await;
+        store.close().await;
         db.close().await;
     }
 }

@@ -3,7 +3,7 @@
 use berth_storage::cloud::{
     Azure, AzureCredentials, Encryption, Gcs, Provider, S3, S3Credentials, Settings, Signing,
 };
-use berth_storage::{Key, Memory, Store};
+use berth_storage::{Key, Memory, Store, StoreError, cache};
 
 use super::{Binding, ServerError};
 use crate::clock::Clock;
@@ -43,6 +43,12 @@ pub(super) async fn open(
     let id = stores::find(db).await?.unwrap_or_default();
     store.name(&id).await?;
     Ok(store)
+}
+
+/// Opens the cache, where there is to be one. Commands that run beside a server do without.
+pub(super) async fn keep_near(store: &Store, config: &config::Cache) -> Result<(), StoreError> {
+    let Some(folder) = config.folder.clone() else { return Ok(()) };
+    store.keep_near(cache::Settings { folder, size_bytes: config.size.bytes() }).await
 }
 
 /// `None` for a folder.

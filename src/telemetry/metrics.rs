@@ -3,8 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
-use prometheus_client::metrics::counter::Counter;
+use berth_storage::{Reads, Store};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text,
+};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -36,8 +40,8 @@ struct Found {
 }
 
 impl Metrics {
-    /// All of them, at zero.
-    pub fn new() -> Self {
+    /// All of them, at zero but what the store counts itself.
+    pub fn new(store: &Store) -> Self {
         let (blobs_lost, blobs_missing) = (Family::<Found, Counter>::default(), Gauge::default());
         let (scrubbed_blobs, scrubbed_bytes) = (Counter::default(), Counter::default());
         // Both are there from the beginning: an alert on a rise needs something to rise from.
@@ -58,6 +62,7 @@ impl Metrics {
             Unit::Bytes,
             scrubbed_bytes.clone(),
         );
+        registry.register_collector(Box::new(StoreReads(store.clone())));
         Self { registry: Arc::new(registry), blobs_lost, blobs_missing, scrubbed_blobs, scrubbed_bytes }
     }
 
@@ -85,8 +90,24 @@ impl Metrics {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+/// What a store counts itself.
+#[derive(Debug)]
+struct StoreReads(Store);
+
+impl Collector for StoreReads {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(Reads { requests, bytes, hits, misses }) = self.0.reads() else { return Ok(()) };
+        let counts = [
+            ("store_reads", "Requests for the bytes of an object, to the object store", None, requests),
+            ("store_read", "Bytes read from the object store", Some(Unit::Bytes), bytes),
+            ("cache_hits", "Pieces of blobs that were in the cache", None, hits),
+            ("cache_misses", "Pieces of blobs that were not in the cache", None, misses),
+        ];
+        for (name, help, unit, count) in counts {
+            let counter = ConstCounter::new(count);
+            let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?;
+            counter.encode(encoder)?;
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::Key;
 
@@ -56,6 +57,9 @@ pub enum StoreError {
         /// Why it failed.
         source: Cause,
     },
+    /// The same trouble that others have who wait for the same bytes.
+    #[error(transparent)]
+    Shared(Arc<StoreError>),
     /// What is stored is not what was sent.
     #[error("object {key} was not stored as it was sent: {reason}")]
     Altered {
@@ -84,6 +88,14 @@ pub enum StoreError {
     /// The settings of the object store make no sense.
     #[error("{0}")]
     Settings(String),
+    /// The folder of the cache cannot be used.
+    #[error("cannot keep a cache in {path}: {reason}")]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The folder cannot be written.
     #[error("cannot write in {path}: {source}; give the user that runs berth the right to write there")]
     NotWritable {
@@ -122,6 +134,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// An error for each of several who wait. What the caller must act on stays what it is.
+    pub(crate) fn shared(error: &Arc<Self>) -> Self {
+        match &**error {
+            Self::Missing { key } => Self::Missing { key: key.clone() },
+            &Self::WrongSize { ref key, expected, actual } => {
+                Self::WrongSize { key: key.clone(), expected, actual }
+            }
+            _ => Self::Shared(Arc::clone(error)),
+        }
+    }
+
     pub(crate) fn io(operation: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(source),

@@ -7,6 +7,7 @@
 //! is durable.
 
 mod budget;
+pub mod cache;
 pub mod cloud;
 pub mod digest;
 mod error;
@@ -14,6 +15,7 @@ mod filesystem;
 mod hasher;
 mod key;
 mod s3;
+mod tally;
 mod upload;
 
 use std::ops::Range;
@@ -29,6 +31,7 @@ pub use self::digest::{Algorithm, Digest, DigestError};
 pub use self::error::{Cause, StoreError, WriteError};
 pub use self::hasher::{HashStateError, Hasher};
 pub use self::key::{Key, KeyError};
+pub use self::tally::Reads;
 pub use self::upload::{Context, Finished, Layout, Object, Parts, Suspended, Tail, Upload, Writer, Written};
 
 /// How many shards [`Store::list`] is divided in.
@@ -51,7 +54,7 @@ pub struct Listed {
 pub struct Memory {
     /// For all uploads together, in bytes; beyond it they wait.
     pub upload_bytes: u64,
-    /// For all downloads together, in bytes; beyond it each goes on in smaller pieces.
+    /// For all downloads together, in bytes; beyond it each goes on in smaller pieces, or alone.
     pub download_bytes: u64,
 }
 
@@ -90,7 +93,7 @@ impl Store {
         patience: cloud::Patience,
         memory: Memory,
     ) -> Result<Self, StoreError> {
-        let cloud = cloud::Cloud::open(settings, patience).await?;
+        let cloud = cloud::Cloud::open(settings, patience, memory.download_bytes).await?;
         let budget = Budget::new(memory.upload_bytes, settings.part_bytes);
         Ok(Self { backend: Backend::Cloud(cloud), budget })
     }
@@ -153,7 +156,33 @@ impl Store {
     /// Reads an object as it is in the store, from its first byte to its last, whatever is kept of it
     /// nearer.
     pub async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
-        self.read(key, size_bytes, 0..size_bytes).await
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, 0..size_bytes).await,
+            Backend::Cloud(cloud) => cloud.scan(key, size_bytes).await,
+        }
+    }
+
+    /// Keeps what is read from an object store on a local disk too, from now on.
+    pub async fn keep_near(&self, settings: cache::Settings) -> Result<(), StoreError> {
+        if let Backend::Cloud(cloud) = &self.backend {
+            cloud.keep_near(cache::Cache::open(settings).await?);
+        }
+        Ok(())
+    }
+
+    /// What has been read from an object store since it was opened; `None` for a folder.
+    pub fn reads(&self) -> Option<Reads> {
+        match &self.backend {
+            Backend::Filesystem(_) => None,
+            Backend::Cloud(cloud) => Some(cloud.reads()),
+        }
+    }
+
+    /// Waits until what is kept nearer is on its disk. For the end.
+    pub async fn close(&self) {
+        if let Backend::Cloud(cloud) = &self.backend {
+            cloud.close().await;
+        }
     }
 
     /// The size of an object in bytes; `None` if it is not there.

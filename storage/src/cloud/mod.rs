@@ -5,6 +5,7 @@
 //! written by one writer only, under a key of its own, because nothing here can be locked.
 
 mod connect;
+mod pieces;
 mod reading;
 mod signing;
 mod wire;
@@ -29,7 +30,9 @@ pub(crate) use self::connect::{CONNECT_WITHIN, read_certificates};
 pub use self::wire::Patience;
 pub(crate) use self::writing::Writer;
 use crate::budget::Budget;
+use crate::cache::Cache;
 use crate::s3::{Bucket, Session};
+use crate::tally::{Reads, Tally};
 use crate::upload::Context;
 use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, StoreError, Upload};
 
@@ -77,6 +80,9 @@ struct Inner {
     kind: Kind,
     prefix: Path,
     part_bytes: u64,
+    patience: Patience,
+    pieces: pieces::Pieces,
+    tally: Tally,
     id: OnceLock<String>,
     location: String,
 }
@@ -97,7 +103,11 @@ struct Marker {
 }
 
 impl Cloud {
-    pub(crate) async fn open(settings: &Settings, patience: Patience) -> Result<Self, StoreError> {
+    pub(crate) async fn open(
+        settings: &Settings,
+        patience: Patience,
+        download_memory_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let (kind, location) = settings.provider.describe();
         let session = match &settings.provider {
             Provider::S3(s3) => Some(Session::load(s3, patience).await?),
@@ -122,8 +132,21 @@ impl Cloud {
             "" => location,
             prefix => format!("{location} below {prefix}/"),
         };
-        let (part_bytes, id) = (settings.part_bytes, OnceLock::new());
-        let inner = Inner { remote, signing, bucket, kind, prefix, part_bytes, id, location };
+        let pieces = pieces::Pieces::new(download_memory_bytes, settings.part_bytes);
+        let (part_bytes, tally, id) = (settings.part_bytes, Tally::default(), OnceLock::new());
+        let inner = Inner {
+            remote,
+            signing,
+            bucket,
+            kind,
+            prefix,
+            part_bytes,
+            patience,
+            pieces,
+            tally,
+            id,
+            location,
+        };
         if let Some(marker) = inner.marker().await? {
             inner.id.get_or_init(|| marker.id);
         }
@@ -177,7 +200,29 @@ impl Cloud {
             self.whole(key, size_bytes).await?;
             return Ok(futures_util::stream::empty().boxed());
         }
-        reading::begin(self.clone(), key.clone(), size_bytes, range).await
+        pieces::begin(self.clone(), key.clone(), size_bytes, range).await
+    }
+
+    /// Reads an object as it is in the store, all of it, whatever is kept of it nearer.
+    pub(crate) async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
+        if size_bytes == 0 {
+            return self.read(key, size_bytes, 0..0).await;
+        }
+        reading::begin(self.clone(), key.clone(), size_bytes, 0..size_bytes).await
+    }
+
+    /// What has been read.
+    pub(crate) fn reads(&self) -> Reads {
+        self.0.tally.reads()
+    }
+
+    /// Keeps what is read in a cache from now on.
+    pub(crate) fn keep_near(&self, cache: Cache) {
+        self.0.pieces.keep_near(cache);
+    }
+
+    pub(crate) async fn close(&self) {
+        self.end().await;
     }
 
     /// Begins to read a range; an object of another size is an error.
@@ -188,6 +233,7 @@ impl Cloud {
         range: Range<u64>,
     ) -> Result<futures_util::stream::BoxStream<'static, object_store::Result<Bytes>>, StoreError> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        self.0.tally.request();
         match self.0.remote.get_opts(&self.path(key), options).await {
             Ok(found) if found.meta.size == size_bytes => Ok(found.into_stream()),
             Ok(found) => Err(wrong_size(key, size_bytes, found.meta.size)),
@@ -227,6 +273,7 @@ impl Cloud {
     /// Deletes an object, and whatever a multipart upload left under its key. `false` if the store
     /// said that there was none; not every store says so.
     pub(crate) async fn delete(&self, key: &Key, multipart: Option<&str>) -> Result<bool, StoreError> {
+        self.forget(key);
         let path = self.path(key);
         if let Some(multipart) = multipart {
             self.abort(key, multipart).await?;
@@ -310,7 +357,7 @@ impl Cloud {
         algorithm: Algorithm,
     ) -> Result<Digest, StoreError> {
         let mut hasher = Hasher::new(algorithm);
-        let mut bytes = self.read(key, size_bytes, 0..size_bytes).await?;
+        let mut bytes = self.scan(key, size_bytes).await?;
         while let Some(piece) = bytes.try_next().await? {
             hasher.update(&piece);
         }

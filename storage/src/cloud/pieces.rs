@@ -1,0 +1,334 @@
+//! Objects in pieces, each of which is read once for all who want it now.
+//!
+//! A reader goes through its range piece by piece, and has the next one fetched while it takes one. A
+//! piece that is on its way is joined from its first byte, and its fetch ends when the last reader lets
+//! go of it. A piece that is whole stays a few seconds for those who come a little later, as the nodes of
+//! a cluster do. All pieces together are bounded in memory; without room for another one a reader goes on
+//! alone, with the bytes straight from the connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::{Cloud, reading};
+use crate::cache::Cache;
+use crate::{ByteStream, Key, StoreError};
+
+/// The size of a piece, at most.
+const PIECE_BYTES: u64 = 4 * 1024 * 1024;
+/// How long a piece stays when nobody wants it any more.
+const STAY: Duration = Duration::from_secs(10);
+/// The unit memory is counted in.
+const UNIT: u64 = 1024;
+
+/// The pieces of all readers.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    /// Those that somebody has.
+    all: Mutex<HashMap<Name, Weak<Piece>>>,
+    /// Those that are whole, oldest first, and what lets each go in time.
+    recent: Mutex<VecDeque<(Arc<Piece>, AbortOnDropHandle<()>)>>,
+    tasks: TaskTracker,
+    memory: Arc<Semaphore>,
+    /// Two of them, the one that is taken and the one that is fetched, are no more than a part.
+    piece_bytes: u64,
+    cache: OnceLock<Cache>,
+}
+
+/// Which bytes of which object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Name {
+    key: Key,
+    start: u64,
+    end: u64,
+}
+
+/// A piece on its way, or here.
+#[derive(Debug)]
+struct Piece {
+    name: Name,
+    arrived: watch::Receiver<Arrived>,
+    cloud: Cloud,
+    is_recent: AtomicBool,
+    _fetch: AbortOnDropHandle<()>,
+    _held: OwnedSemaphorePermit,
+}
+
+/// What there is of a piece.
+#[derive(Debug, Default)]
+struct Arrived {
+    chunks: Vec<Bytes>,
+    end: Option<Result<(), Arc<StoreError>>>,
+}
+
+/// One who reads a range.
+struct Reader {
+    cloud: Cloud,
+    key: Key,
+    size_bytes: u64,
+    rest: Range<u64>,
+    /// The piece that is being taken, and the next one.
+    ahead: VecDeque<Taking>,
+    /// The rest, where there was no memory for a piece.
+    alone: Option<ByteStream>,
+}
+
+/// A piece, and how far it was taken.
+struct Taking {
+    piece: Arc<Piece>,
+    arrived: watch::Receiver<Arrived>,
+    chunks: usize,
+    position: u64,
+}
+
+impl Pieces {
+    pub(super) fn new(memory_bytes: u64, part_bytes: u64) -> Self {
+        let units = usize::try_from(memory_bytes / UNIT).unwrap_or(usize::MAX);
+        Self {
+            all: Mutex::default(),
+            recent: Mutex::default(),
+            tasks: TaskTracker::new(),
+            memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            piece_bytes: PIECE_BYTES.min(part_bytes / 2),
+            cache: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn keep_near(&self, cache: Cache) {
+        self.cache.get_or_init(|| cache);
+    }
+
+    /// The piece that begins with, or contains, the first byte of `rest`. What is kept is kept whole; else
+    /// nobody fetches more than is asked for.
+    fn bounds(&self, rest: &Range<u64>, size_bytes: u64) -> Range<u64> {
+        let start = rest.start - rest.start % self.piece_bytes;
+        let end = start + self.piece_bytes;
+        match self.cache.get() {
+            Some(_) => start..end.min(size_bytes),
+            None => rest.start..end.min(rest.end),
+        }
+    }
+}
+
+impl Cloud {
+    /// A piece that is here, or on its way from now on; `None` if there is no memory for it.
+    fn piece(&self, name: &Name, size_bytes: u64) -> Option<Arc<Piece>> {
+        loop {
+            if let Some(piece) = self.join_or_fetch(name, size_bytes) {
+                return Some(piece);
+            }
+            let oldest = lock(&self.0.pieces.recent).pop_front();
+            drop(oldest?);
+        }
+    }
+
+    fn join_or_fetch(&self, name: &Name, size_bytes: u64) -> Option<Arc<Piece>> {
+        let pieces = &self.0.pieces;
+        let mut all = lock(&pieces.all);
+        if let Some(piece) = all.get(name).and_then(Weak::upgrade) {
+            return Some(piece);
+        }
+        let units = u32::try_from((name.end - name.start).div_ceil(UNIT)).ok()?;
+        let held = Arc::clone(&pieces.memory).try_acquire_many_owned(units).ok()?;
+        let (arriving, arrived) = watch::channel(Arrived::default());
+        let fetch = fetch(self.clone(), name.clone(), size_bytes, arriving);
+        let piece = Arc::new(Piece {
+            name: name.clone(),
+            arrived,
+            cloud: self.clone(),
+            is_recent: AtomicBool::new(false),
+            _fetch: AbortOnDropHandle::new(pieces.tasks.spawn(fetch)),
+            _held: held,
+        });
+        all.insert(name.clone(), Arc::downgrade(&piece));
+        Some(piece)
+    }
+
+    /// Lets a piece that is whole stay for a while.
+    fn stay(&self, piece: Arc<Piece>) {
+        if piece.is_recent.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (inner, name) = (Arc::downgrade(&self.0), piece.name.clone());
+        let end = self.0.pieces.tasks.spawn(async move {
+            sleep(STAY).await;
+            if let Some(inner) = inner.upgrade() {
+                Self(inner).let_go(|piece| piece.name == name);
+            }
+        });
+        lock(&self.0.pieces.recent).push_back((piece, AbortOnDropHandle::new(end)));
+    }
+
+    /// Forgets what there is of an object.
+    pub(super) fn forget(&self, key: &Key) {
+        self.let_go(|piece| piece.name.key == *key);
+    }
+
+    /// Forgets everything, once what is kept near is on its disk.
+    pub(super) async fn end(&self) {
+        if let Some(cache) = self.0.pieces.cache.get() {
+            cache.close().await;
+        }
+        self.let_go(|_| true);
+    }
+
+    fn let_go(&self, is_over: impl Fn(&Piece) -> bool) {
+        lock(&self.0.pieces.recent).retain(|(piece, _)| !is_over(piece));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut all = lock(&self.cloud.0.pieces.all);
+        // Another one may have begun under the name meanwhile.
+        if all.get(&self.name).is_some_and(|piece| piece.strong_count() == 0) {
+            all.remove(&self.name);
+        }
+    }
+}
+
+async fn fetch(cloud: Cloud, name: Name, size_bytes: u64, arriving: watch::Sender<Arrived>) {
+    let end = bring(&cloud, &name, size_bytes, &arriving).await.map_err(Arc::new);
+    arriving.send_modify(|arrived| arrived.end = Some(end));
+}
+
+async fn bring(
+    cloud: &Cloud,
+    name: &Name,
+    size_bytes: u64,
+    arriving: &watch::Sender<Arrived>,
+) -> Result<(), StoreError> {
+    let (range, tally) = (name.start..name.end, &cloud.0.tally);
+    let cache = cloud.0.pieces.cache.get();
+    if let Some(cache) = cache {
+        if let Some(bytes) = cache.get(&name.key, range.clone()).await {
+            tally.hit();
+            arriving.send_modify(|arrived| arrived.chunks.push(bytes));
+            return Ok(());
+        }
+        tally.miss();
+    }
+    let mut bytes = reading::begin(cloud.clone(), name.key.clone(), size_bytes, range.clone()).await?;
+    while let Some(chunk) = bytes.try_next().await? {
+        arriving.send_modify(|arrived| arrived.chunks.push(chunk));
+    }
+    if let Some(cache) = cache {
+        cache.keep(&name.key, range, arriving.borrow().chunks.clone());
+    }
+    Ok(())
+}
+
+/// Reads a range. That the object is not there, or not as it should be, is an error before the first byte.
+pub(super) async fn begin(
+    cloud: Cloud,
+    key: Key,
+    size_bytes: u64,
+    range: Range<u64>,
+) -> Result<ByteStream, StoreError> {
+    let mut reader = Reader { cloud, key, size_bytes, rest: range, ahead: VecDeque::new(), alone: None };
+    reader.look_ahead().await?;
+    if let Some(taking) = reader.ahead.front_mut() {
+        taking.more().await?;
+    }
+    Ok(stream::try_unfold(reader, Reader::next).boxed())
+}
+
+impl Reader {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, StoreError> {
+        while !self.rest.is_empty() {
+            self.look_ahead().await?;
+            let bytes = match (self.ahead.front_mut(), &mut self.alone) {
+                (Some(taking), _) => taking.next(&self.rest).await?,
+                (None, Some(alone)) => alone.try_next().await?,
+                (None, None) => None,
+            };
+            let Some(bytes) = bytes else {
+                let source = format!("{} bytes are missing", self.rest.end - self.rest.start).into();
+                return Err(StoreError::Remote { operation: "read an object", source });
+            };
+            self.rest.start += bytes.len() as u64;
+            self.let_taken_stay();
+            if !bytes.is_empty() {
+                return Ok(Some((bytes, self)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn let_taken_stay(&mut self) {
+        let is_taken = |taking: &mut Taking| self.rest.is_empty() || taking.position >= taking.piece.name.end;
+        if let Some(taking) = self.ahead.pop_front_if(is_taken) {
+            self.cloud.stay(taking.piece);
+        }
+    }
+
+    /// Has the next pieces on their way, or else the rest.
+    async fn look_ahead(&mut self) -> Result<(), StoreError> {
+        while self.ahead.len() < 2 && self.alone.is_none() {
+            let start = self.ahead.back().map_or(self.rest.start, |taking| taking.piece.name.end);
+            if start >= self.rest.end {
+                break;
+            }
+            let bounds = self.cloud.0.pieces.bounds(&(start..self.rest.end), self.size_bytes);
+            let name = Name { key: self.key.clone(), start: bounds.start, end: bounds.end };
+            match self.cloud.piece(&name, self.size_bytes) {
+                Some(piece) => self.ahead.push_back(Taking::new(piece)),
+                // There may be room when it is this one's turn.
+                None if !self.ahead.is_empty() => break,
+                None => {
+                    let (cloud, key, rest) = (self.cloud.clone(), self.key.clone(), self.rest.clone());
+                    self.alone = Some(reading::begin(cloud, key, self.size_bytes, rest).await?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Taking {
+    fn new(piece: Arc<Piece>) -> Self {
+        Self { arrived: piece.arrived.clone(), position: piece.name.start, piece, chunks: 0 }
+    }
+
+    /// Waits until there is more than was taken; `false` at the end.
+    async fn more(&mut self) -> Result<bool, StoreError> {
+        let chunks = self.chunks;
+        let is_more = |arrived: &Arrived| arrived.chunks.len() > chunks || arrived.end.is_some();
+        let Ok(arrived) = self.arrived.wait_for(is_more).await else {
+            let source = "its fetch ended without a word".into();
+            return Err(StoreError::Remote { operation: "read an object", source });
+        };
+        match &arrived.end {
+            _ if arrived.chunks.len() > chunks => Ok(true),
+            Some(Err(error)) => Err(StoreError::shared(error)),
+            Some(Ok(())) | None => Ok(false),
+        }
+    }
+
+    /// The next bytes that are in `wanted`, none if these are not; `None` at the end.
+    async fn next(&mut self, wanted: &Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        if !self.more().await? {
+            return Ok(None);
+        }
+        let chunk = self.arrived.borrow().chunks[self.chunks].clone();
+        let length = chunk.len() as u64;
+        let inside = |position: u64| position.saturating_sub(self.position).min(length);
+        let [start, end] = [inside(wanted.start), inside(wanted.end)];
+        self.chunks += 1;
+        self.position += length;
+        let index = |offset| usize::try_from(offset).expect("a chunk is in memory");
+        Ok(Some(chunk.slice(index(start)..index(end))))
+    }
+}
