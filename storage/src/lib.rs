@@ -158,7 +158,7 @@ impl Store {
     pub async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
         match &self.backend {
             Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, 0..size_bytes).await,
-            Backend::Cloud(cloud) => cloud.scan(key, size_bytes).await,
+            Backend::Cloud(cloud) => cloud.stream(key, size_bytes, 0..size_bytes).await,
         }
     }
 

@@ -197,18 +197,23 @@ impl Cloud {
         range: Range<u64>,
     ) -> Result<ByteStream, StoreError> {
         if range.is_empty() {
-            self.whole(key, size_bytes).await?;
-            return Ok(futures_util::stream::empty().boxed());
+            return self.stream(key, size_bytes, range).await;
         }
         pieces::begin(self.clone(), key.clone(), size_bytes, range).await
     }
 
-    /// Reads an object as it is in the store, all of it, whatever is kept of it nearer.
-    pub(crate) async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
-        if size_bytes == 0 {
-            return self.read(key, size_bytes, 0..0).await;
+    /// Reads a range as it is in the store now, whatever is kept of it nearer.
+    pub(crate) async fn stream(
+        &self,
+        key: &Key,
+        size_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<ByteStream, StoreError> {
+        if range.is_empty() {
+            self.whole(key, size_bytes).await?;
+            return Ok(futures_util::stream::empty().boxed());
         }
-        reading::begin(self.clone(), key.clone(), size_bytes, 0..size_bytes).await
+        reading::begin(self.clone(), key.clone(), size_bytes, range).await
     }
 
     /// What has been read.
@@ -357,7 +362,7 @@ impl Cloud {
         algorithm: Algorithm,
     ) -> Result<Digest, StoreError> {
         let mut hasher = Hasher::new(algorithm);
-        let mut bytes = self.scan(key, size_bytes).await?;
+        let mut bytes = self.stream(key, size_bytes, 0..size_bytes).await?;
         while let Some(piece) = bytes.try_next().await? {
             hasher.update(&piece);
         }

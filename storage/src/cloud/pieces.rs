@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{Cloud, reading};
+use super::Cloud;
 use crate::cache::Cache;
 use crate::{ByteStream, Key, StoreError};
 
@@ -220,7 +220,7 @@ async fn bring(
         }
         tally.miss();
     }
-    let mut bytes = reading::begin(cloud.clone(), name.key.clone(), size_bytes, range.clone()).await?;
+    let mut bytes = cloud.stream(&name.key, size_bytes, range.clone()).await?;
     while let Some(chunk) = bytes.try_next().await? {
         arriving.send_modify(|arrived| arrived.chunks.push(chunk));
     }
@@ -288,8 +288,8 @@ impl Reader {
                 // There may be room when it is this one's turn.
                 None if !self.ahead.is_empty() => break,
                 None => {
-                    let (cloud, key, rest) = (self.cloud.clone(), self.key.clone(), self.rest.clone());
-                    self.alone = Some(reading::begin(cloud, key, self.size_bytes, rest).await?);
+                    let alone = self.cloud.stream(&self.key, self.size_bytes, self.rest.clone()).await?;
+                    self.alone = Some(alone);
                 }
             }
         }

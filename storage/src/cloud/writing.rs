@@ -217,7 +217,7 @@ impl Writer {
             if found < self.taken.offset {
                 return Err(wrong_size(&self.taken, found));
             }
-            let mut bytes = self.cloud.read(&self.taken.key, found, 0..self.taken.offset).await?;
+            let mut bytes = self.cloud.stream(&self.taken.key, found, 0..self.taken.offset).await?;
             while let Some(piece) = bytes.try_next().await? {
                 self.filling.push(&piece, &self.budget);
             }

@@ -139,7 +139,7 @@ async fn an_answer_that_cannot_be_ended_well_does_not_end_well() {
     let bytes = blob(1, 20 * MIB);
     Wire::to(&server).upload("team/app", &bytes, Way::Single).await.expect("upload");
     proxy.forget();
-    // The first read passes and is cut, the ones after it are refused.
+    // The first reads, of a piece and the next one, pass and are cut; the ones after them are refused.
     proxy.hold(true);
     proxy.cut_after(Some(MIB as u64));
     let repository = server.repository("team/app");
@@ -147,7 +147,9 @@ async fn an_answer_that_cannot_be_ended_well_does_not_end_well() {
     let break_down = async {
         let is_get = |kind| kind == Kind::Get;
         proxy
-            .until("the read begins", |passed| passed.iter().any(|one| is_get(one.kind())).then_some(()))
+            .until("the reads begin", |passed| {
+                (passed.iter().filter(|one| is_get(one.kind())).count() == 2).then_some(())
+            })
             .await;
         proxy.refuse(100, 1);
         proxy.hold(false);
@@ -168,8 +170,9 @@ async fn an_object_deleted_behind_the_servers_back_is_absent_until_it_is_pushed_
     let _bench = workbench!("weed");
     let server = Server::builder().storage(Storage::SeaweedFs).start().await;
     let wire = Wire::to(&server);
-    let image = Image::new(1, [blob(1, 1_000), blob(2, 9 * MIB)]);
-    for lost in [1, 2] {
+    for (seed, lost) in [(1, 1), (2, 2)] {
+        // New ones each time: what was pulled stays in memory for some seconds.
+        let image = Image::new(seed, [blob(10 * seed, 1_000), blob(10 * seed + 1, 9 * MIB)]);
         wire.push("team/app", "1", &image, Way::Docker, None).await.expect("push");
         let digest = sha256(&image.blobs[lost]);
         let key = server.objects().key_of(&image.blobs[lost]).await;
