@@ -13,7 +13,8 @@ pub struct Limits {
     /// or in an object store three parts (`storage.part_size`).
     pub upload_memory: Size,
     /// What all downloads together may hold in memory, beside 32 KiB each. Beyond it they go on in
-    /// smaller pieces.
+    /// smaller pieces. With an object store a quarter of it is kept for ten seconds, for those who pull the
+    /// same.
     pub download_memory: Size,
     /// The largest manifest taken; a larger one is answered 413. At most 4 MiB, which is what
     /// clients read.

@@ -232,7 +232,8 @@ impl Server {
             tasks.wait().await;
         };
         let _ = timeout(Duration::from_secs(10), ends).await;
-        store.close().await;
+        // The cache only helps; its disk does not hold anybody up.
+        let _ = timeout(Duration::from_secs(10), store.close()).await;
         db.close().await;
     }
 }

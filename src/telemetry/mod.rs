@@ -42,6 +42,6 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     {
         return Err(LevelError::Level(word.trim().to_owned()));
     }
-    // sqlx tells of each migration it looks at; that is for who asks.
-    Ok(EnvFilter::try_new(format!("sqlx=warn,{level}"))?)
+    // sqlx tells of each migration it looks at, foyer of each step it takes; that is for who asks.
+    Ok(EnvFilter::try_new(format!("sqlx=warn,foyer=warn,foyer_storage=warn,{level}"))?)
 }

@@ -26,7 +26,14 @@ const MIB: usize = 1024 * 1024;
 /// Half a part.
 const PIECE: u64 = backends::PART as u64 / 2;
 const GIB: u64 = 1024 * 1024 * 1024;
-const AMPLE: Memory = Memory { upload_bytes: 1, download_bytes: 64 * MIB as u64 };
+const AMPLE: Memory = Memory { upload_bytes: 1, download_bytes: 256 * MIB as u64 };
+/// Patience for a test.
+const LITTLE: Patience = Patience {
+    retry_for: Duration::from_secs(1),
+    read: Duration::from_millis(400),
+    write: Duration::from_millis(400),
+    silence: Duration::from_millis(400),
+};
 const SOON: Duration = Duration::from_secs(30);
 
 async fn scene(memory: Memory) -> Scene {
@@ -126,13 +133,7 @@ async fn without_memory_for_pieces_each_reads_alone_and_all_get_everything() {
 
 #[tokio::test]
 async fn trouble_with_a_shared_read_is_told_to_all_and_over_when_it_is() {
-    let little = Patience {
-        retry_for: Duration::from_secs(1),
-        read: Duration::from_millis(400),
-        write: Duration::from_millis(400),
-        silence: Duration::from_millis(400),
-    };
-    let scene = backends::plain(little, AMPLE).await;
+    let scene = backends::plain(LITTLE, AMPLE).await;
     let bytes = content(4, 9 * MIB);
     let object = stored(&scene.store, &bytes).await;
     scene.hostile().stall(Some(Stall::Answers));
@@ -144,6 +145,24 @@ async fn trouble_with_a_shared_read_is_told_to_all_and_over_when_it_is() {
 
     scene.hostile().stall(None);
     assert!(whole(&scene.store, &object).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn trouble_is_not_told_to_those_who_come_after_it() {
+    let scene = backends::plain(LITTLE, AMPLE).await;
+    let bytes = content(14, 9 * MIB);
+    let object = stored(&scene.store, &bytes).await;
+    scene.hostile().cut_bodies(Some(100_000));
+    let mut slow = scene.store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
+    slow.next().await.unwrap().unwrap();
+    scene.hostile().cut_bodies(Some(0));
+    // The slow one has not come to the end of its piece, which has none.
+    sleep(LITTLE.retry_for + Duration::from_secs(1)).await;
+    scene.hostile().cut_bodies(None);
+
+    assert!(whole(&scene.store, &object).await.unwrap() == bytes);
+    let rest: Result<Vec<Bytes>, _> = slow.try_collect().await;
+    assert!(rest.is_err());
 }
 
 #[tokio::test]

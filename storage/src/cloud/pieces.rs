@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Cloud;
@@ -26,6 +26,8 @@ use crate::{ByteStream, Key, StoreError};
 const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 /// How long a piece stays when nobody wants it any more.
 const STAY: Duration = Duration::from_secs(10);
+/// How many stay, however small they are.
+const RECENT: usize = 4096;
 /// The unit memory is counted in.
 const UNIT: u64 = 1024;
 
@@ -34,8 +36,9 @@ const UNIT: u64 = 1024;
 pub(super) struct Pieces {
     /// Those that somebody has.
     all: Mutex<HashMap<Name, Weak<Piece>>>,
-    /// Those that are whole, oldest first, and what lets each go in time.
-    recent: Mutex<VecDeque<(Arc<Piece>, AbortOnDropHandle<()>)>>,
+    recent: Mutex<Recent>,
+    /// What the recent ones may hold of the memory, in bytes.
+    recent_bytes: u64,
     tasks: TaskTracker,
     memory: Arc<Semaphore>,
     /// Two of them, the one that is taken and the one that is fetched, are no more than a part.
@@ -60,6 +63,22 @@ struct Piece {
     is_recent: AtomicBool,
     _fetch: AbortOnDropHandle<()>,
     _held: OwnedSemaphorePermit,
+}
+
+/// Pieces that somebody has taken, oldest first.
+#[derive(Debug, Default)]
+struct Recent {
+    pieces: VecDeque<Staying>,
+    bytes: u64,
+}
+
+/// A piece that stays for a while.
+#[derive(Debug)]
+struct Staying {
+    since: Instant,
+    piece: Arc<Piece>,
+    /// What lets it go in time.
+    _end: AbortOnDropHandle<()>,
 }
 
 /// What there is of a piece.
@@ -95,6 +114,7 @@ impl Pieces {
         Self {
             all: Mutex::default(),
             recent: Mutex::default(),
+            recent_bytes: memory_bytes / 4,
             tasks: TaskTracker::new(),
             memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             piece_bytes: PIECE_BYTES.min(part_bytes / 2),
@@ -125,18 +145,22 @@ impl Cloud {
             if let Some(piece) = self.join_or_fetch(name, size_bytes) {
                 return Some(piece);
             }
-            let oldest = lock(&self.0.pieces.recent).pop_front();
-            drop(oldest?);
+            if !lock(&self.0.pieces.recent).let_go_if(|_| true) {
+                return None;
+            }
         }
     }
 
     fn join_or_fetch(&self, name: &Name, size_bytes: u64) -> Option<Arc<Piece>> {
         let pieces = &self.0.pieces;
         let mut all = lock(&pieces.all);
-        if let Some(piece) = all.get(name).and_then(Weak::upgrade) {
+        // One that broke off is held by those who have not come to its end yet.
+        if let Some(piece) = all.get(name).and_then(Weak::upgrade)
+            && !matches!(piece.arrived.borrow().end, Some(Err(_)))
+        {
             return Some(piece);
         }
-        let units = u32::try_from((name.end - name.start).div_ceil(UNIT)).ok()?;
+        let units = u32::try_from(name.length().div_ceil(UNIT)).ok()?;
         let held = Arc::clone(&pieces.memory).try_acquire_many_owned(units).ok()?;
         let (arriving, arrived) = watch::channel(Arrived::default());
         let fetch = fetch(self.clone(), name.clone(), size_bytes, arriving);
@@ -152,24 +176,31 @@ impl Cloud {
         Some(piece)
     }
 
-    /// Lets a piece that is whole stay for a while.
+    /// Lets a piece that was taken stay for a while.
     fn stay(&self, piece: Arc<Piece>) {
         if piece.is_recent.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (inner, name) = (Arc::downgrade(&self.0), piece.name.clone());
+        let inner = Arc::downgrade(&self.0);
         let end = self.0.pieces.tasks.spawn(async move {
             sleep(STAY).await;
             if let Some(inner) = inner.upgrade() {
-                Self(inner).let_go(|piece| piece.name == name);
+                let mut recent = lock(&inner.pieces.recent);
+                while recent.let_go_if(|oldest| oldest.since.elapsed() >= STAY) {}
             }
         });
-        lock(&self.0.pieces.recent).push_back((piece, AbortOnDropHandle::new(end)));
+        let mut recent = lock(&self.0.pieces.recent);
+        recent.bytes += piece.name.length();
+        let (since, end) = (Instant::now(), AbortOnDropHandle::new(end));
+        recent.pieces.push_back(Staying { since, piece, _end: end });
+        while recent.bytes > self.0.pieces.recent_bytes || recent.pieces.len() > RECENT {
+            recent.let_go_if(|_| true);
+        }
     }
 
     /// Forgets what there is of an object.
     pub(super) fn forget(&self, key: &Key) {
-        self.let_go(|piece| piece.name.key == *key);
+        lock(&self.0.pieces.recent).retain(|piece| piece.name.key != *key);
     }
 
     /// Forgets everything, once what is kept near is on its disk.
@@ -177,11 +208,27 @@ impl Cloud {
         if let Some(cache) = self.0.pieces.cache.get() {
             cache.close().await;
         }
-        self.let_go(|_| true);
+        lock(&self.0.pieces.recent).retain(|_| false);
+    }
+}
+
+impl Recent {
+    /// Lets the oldest go, if there is one and it is to go.
+    fn let_go_if(&mut self, is_to_go: impl FnOnce(&Staying) -> bool) -> bool {
+        let Some(oldest) = self.pieces.pop_front_if(|oldest| is_to_go(oldest)) else { return false };
+        self.bytes -= oldest.piece.name.length();
+        true
     }
 
-    fn let_go(&self, is_over: impl Fn(&Piece) -> bool) {
-        lock(&self.0.pieces.recent).retain(|(piece, _)| !is_over(piece));
+    fn retain(&mut self, is_to_stay: impl Fn(&Piece) -> bool) {
+        self.pieces.retain(|staying| is_to_stay(&staying.piece));
+        self.bytes = self.pieces.iter().map(|staying| staying.piece.name.length()).sum();
+    }
+}
+
+impl Name {
+    fn length(&self) -> u64 {
+        self.end - self.start
     }
 }
 
@@ -221,8 +268,11 @@ async fn bring(
         tally.miss();
     }
     let mut bytes = cloud.stream(&name.key, size_bytes, range.clone()).await?;
+    // What comes holds more memory than it has bytes: a copy holds what is accounted for.
+    let mut copy = BytesMut::with_capacity(usize::try_from(name.length()).unwrap_or_default());
     while let Some(chunk) = bytes.try_next().await? {
-        arriving.send_modify(|arrived| arrived.chunks.push(chunk));
+        copy.extend_from_slice(&chunk);
+        arriving.send_modify(|arrived| arrived.chunks.push(copy.split().freeze()));
     }
     if let Some(cache) = cache {
         cache.keep(&name.key, range, arriving.borrow().chunks.clone());

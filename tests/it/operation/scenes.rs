@@ -273,3 +273,17 @@ impl Forwarder {
         });
     }
 }
+
+/// A metric's value, as whoever watches reads it.
+pub async fn metric(server: &Server, name: &str) -> u64 {
+    let said = server.said();
+    let address = said.split_once("metrics  ").expect("it says where its metrics are").1;
+    let address = address.split_whitespace().next().expect("an address follows");
+    let answer = http().get(address).send().await.expect("GET of the metrics");
+    let kind = answer.headers()["content-type"].to_str().expect("a media type is text").to_owned();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    let text = answer.text().await.expect("read the metrics");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a metric is a number")
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    harness::{Database, Server, http, layout::INDEX},
-    operation::scenes::{Image, eventually, head, on_each_database},
+    harness::{Database, Server, layout::INDEX},
+    operation::scenes::{Image, eventually, head, metric, on_each_database},
 };
 
 on_each_database!(
@@ -17,20 +17,6 @@ on_each_database!(
 
 const MANY_ROUNDS: &str =
     "[scrub]\nperiod = \"1s\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"info\"";
-
-/// A metric's value, as whoever watches reads it.
-async fn metric(server: &Server, name: &str) -> u64 {
-    let said = server.said();
-    let address = said.split_once("metrics  ").expect("it says where its metrics are").1;
-    let address = address.split_whitespace().next().expect("an address follows");
-    let answer = http().get(address).send().await.expect("GET of the metrics");
-    let kind = answer.headers()["content-type"].to_str().expect("a media type is text").to_owned();
-    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    let text = answer.text().await.expect("read the metrics");
-    assert!(text.ends_with("# EOF\n"), "{text}");
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a metric is a number")
-}
 
 async fn a_flipped_byte_is_found_and_named_with_its_tags_and_a_push_heals_it(database: Database) {
     let server = Server::builder().database(database).config(MANY_ROUNDS).start().await;

@@ -5,6 +5,7 @@
 
 mod killed;
 mod memory;
+mod near;
 mod replicas;
 mod requests;
 mod trouble;
