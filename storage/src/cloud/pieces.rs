@@ -1,20 +1,21 @@
 //! Objects in pieces, each of which is read once for all who want it now.
 //!
-//! A reader goes through its range piece by piece, and has the next one fetched while it takes one. A
-//! piece that is on its way is joined from its first byte, and its fetch ends when the last reader lets
-//! go of it. A piece that is whole stays a few seconds for those who come a little later, as the nodes of
+//! A reader goes through its range piece by piece, and has the next one fetched while it takes one, in the
+//! same request. A piece that is on its way is joined from its first byte, and its fetch ends when the last
+//! reader lets go of it. A piece that is whole stays a few seconds for those who come a little later, as the nodes of
 //! a cluster do. All pieces together are bounded in memory; without room for another one a reader goes on
 //! alone, with the bytes straight from the connection.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -59,6 +60,8 @@ struct Name {
 struct Piece {
     name: Name,
     arrived: watch::Receiver<Arrived>,
+    /// What comes behind it, for the fetch of the next one.
+    flow: Mutex<Option<oneshot::Receiver<Flow>>>,
     cloud: Cloud,
     is_recent: AtomicBool,
     _fetch: AbortOnDropHandle<()>,
@@ -86,6 +89,23 @@ struct Staying {
 struct Arrived {
     chunks: Vec<Bytes>,
     end: Option<Result<(), Arc<StoreError>>>,
+}
+
+/// What is still to come of a request.
+struct Flow {
+    bytes: ByteStream,
+    /// What came at once with bytes of the piece before.
+    left: Bytes,
+    rest: Range<u64>,
+}
+
+/// What a piece is fetched with.
+struct Order {
+    name: Name,
+    size_bytes: u64,
+    /// Where a request that is begun for it ends, so that the pieces behind it need none.
+    until: u64,
+    before: Option<oneshot::Receiver<Flow>>,
 }
 
 /// One who reads a range.
@@ -126,23 +146,26 @@ impl Pieces {
         self.cache.get_or_init(|| cache);
     }
 
-    /// The piece that begins with, or contains, the first byte of `rest`. What is kept is kept whole; else
-    /// nobody fetches more than is asked for.
-    fn bounds(&self, rest: &Range<u64>, size_bytes: u64) -> Range<u64> {
+    /// The piece that begins with, or contains, the first byte of `rest`, and where a request for `rest`
+    /// ends. What is kept is kept whole; else nobody fetches more than is asked for.
+    fn bounds(&self, rest: &Range<u64>, size_bytes: u64) -> (Range<u64>, u64) {
         let start = rest.start - rest.start % self.piece_bytes;
         let end = start + self.piece_bytes;
         match self.cache.get() {
-            Some(_) => start..end.min(size_bytes),
-            None => rest.start..end.min(rest.end),
+            Some(_) => {
+                let until = rest.end.next_multiple_of(self.piece_bytes);
+                (start..end.min(size_bytes), until.min(size_bytes))
+            }
+            None => (rest.start..end.min(rest.end), rest.end),
         }
     }
 }
 
 impl Cloud {
     /// A piece that is here, or on its way from now on; `None` if there is no memory for it.
-    fn piece(&self, name: &Name, size_bytes: u64) -> Option<Arc<Piece>> {
+    fn piece(&self, name: &Name, before: Option<&Piece>, until: u64, size_bytes: u64) -> Option<Arc<Piece>> {
         loop {
-            if let Some(piece) = self.join_or_fetch(name, size_bytes) {
+            if let Some(piece) = self.join_or_fetch(name, before, until, size_bytes) {
                 return Some(piece);
             }
             if !lock(&self.0.pieces.recent).let_go_if(|_| true) {
@@ -151,7 +174,13 @@ impl Cloud {
         }
     }
 
-    fn join_or_fetch(&self, name: &Name, size_bytes: u64) -> Option<Arc<Piece>> {
+    fn join_or_fetch(
+        &self,
+        name: &Name,
+        before: Option<&Piece>,
+        until: u64,
+        size_bytes: u64,
+    ) -> Option<Arc<Piece>> {
         let pieces = &self.0.pieces;
         let mut all = lock(&pieces.all);
         // One that broke off is held by those who have not come to its end yet.
@@ -160,13 +189,17 @@ impl Cloud {
         {
             return Some(piece);
         }
-        let units = u32::try_from(name.length().div_ceil(UNIT)).ok()?;
+        let units = u32::try_from(name.memory_bytes().div_ceil(UNIT)).ok()?;
         let held = Arc::clone(&pieces.memory).try_acquire_many_owned(units).ok()?;
+        let before = before.and_then(|before| lock(&before.flow).take());
+        let order = Order { name: name.clone(), size_bytes, until, before };
         let (arriving, arrived) = watch::channel(Arrived::default());
-        let fetch = fetch(self.clone(), name.clone(), size_bytes, arriving);
+        let (passing, flow) = oneshot::channel();
+        let fetch = fetch(self.clone(), order, arriving, passing);
         let piece = Arc::new(Piece {
             name: name.clone(),
             arrived,
+            flow: Mutex::new(Some(flow)),
             cloud: self.clone(),
             is_recent: AtomicBool::new(false),
             _fetch: AbortOnDropHandle::new(pieces.tasks.spawn(fetch)),
@@ -181,6 +214,8 @@ impl Cloud {
         if piece.is_recent.swap(true, Ordering::Relaxed) {
             return;
         }
+        // A request that nobody goes on with ends.
+        drop(lock(&piece.flow).take());
         let inner = Arc::downgrade(&self.0);
         let end = self.0.pieces.tasks.spawn(async move {
             sleep(STAY).await;
@@ -190,7 +225,7 @@ impl Cloud {
             }
         });
         let mut recent = lock(&self.0.pieces.recent);
-        recent.bytes += piece.name.length();
+        recent.bytes += piece.name.memory_bytes();
         let (since, end) = (Instant::now(), AbortOnDropHandle::new(end));
         recent.pieces.push_back(Staying { since, piece, _end: end });
         while recent.bytes > self.0.pieces.recent_bytes || recent.pieces.len() > RECENT {
@@ -216,19 +251,20 @@ impl Recent {
     /// Lets the oldest go, if there is one and it is to go.
     fn let_go_if(&mut self, is_to_go: impl FnOnce(&Staying) -> bool) -> bool {
         let Some(oldest) = self.pieces.pop_front_if(|oldest| is_to_go(oldest)) else { return false };
-        self.bytes -= oldest.piece.name.length();
+        self.bytes -= oldest.piece.name.memory_bytes();
         true
     }
 
     fn retain(&mut self, is_to_stay: impl Fn(&Piece) -> bool) {
         self.pieces.retain(|staying| is_to_stay(&staying.piece));
-        self.bytes = self.pieces.iter().map(|staying| staying.piece.name.length()).sum();
+        self.bytes = self.pieces.iter().map(|staying| staying.piece.name.memory_bytes()).sum();
     }
 }
 
 impl Name {
-    fn length(&self) -> u64 {
-        self.end - self.start
+    /// The connection's buffers are not full when they are passed on: they hold up to twice their bytes.
+    fn memory_bytes(&self) -> u64 {
+        2 * (self.end - self.start)
     }
 }
 
@@ -246,38 +282,74 @@ impl Drop for Piece {
     }
 }
 
-async fn fetch(cloud: Cloud, name: Name, size_bytes: u64, arriving: watch::Sender<Arrived>) {
-    let end = bring(&cloud, &name, size_bytes, &arriving).await.map_err(Arc::new);
+async fn fetch(cloud: Cloud, order: Order, arriving: watch::Sender<Arrived>, passing: oneshot::Sender<Flow>) {
+    let (end, flow) = match bring(&cloud, order, &arriving).await {
+        Ok(flow) => (Ok(()), flow),
+        Err(error) => (Err(Arc::new(error)), None),
+    };
     arriving.send_modify(|arrived| arrived.end = Some(end));
+    if let Some(flow) = flow {
+        // Whoever wanted it may have gone.
+        let _ = passing.send(flow);
+    }
 }
 
+/// Fetches a piece, and gives back what is to come behind it.
 async fn bring(
     cloud: &Cloud,
-    name: &Name,
-    size_bytes: u64,
+    order: Order,
     arriving: &watch::Sender<Arrived>,
-) -> Result<(), StoreError> {
-    let (range, tally) = (name.start..name.end, &cloud.0.tally);
-    let cache = cloud.0.pieces.cache.get();
+) -> Result<Option<Flow>, StoreError> {
+    let Order { name: Name { key, start, end }, size_bytes, until, before } = order;
+    let (cache, tally) = (cloud.0.pieces.cache.get(), &cloud.0.tally);
     if let Some(cache) = cache {
-        if let Some(bytes) = cache.get(&name.key, range.clone()).await {
+        if let Some(bytes) = cache.get(&key, start..end).await {
             tally.hit();
             arriving.send_modify(|arrived| arrived.chunks.push(bytes));
-            return Ok(());
+            return Ok(None);
         }
         tally.miss();
     }
-    let mut bytes = cloud.stream(&name.key, size_bytes, range.clone()).await?;
-    // What comes holds more memory than it has bytes: a copy holds what is accounted for.
-    let mut copy = BytesMut::with_capacity(usize::try_from(name.length()).unwrap_or_default());
-    while let Some(chunk) = bytes.try_next().await? {
-        copy.extend_from_slice(&chunk);
-        arriving.send_modify(|arrived| arrived.chunks.push(copy.split().freeze()));
+    let before = match before {
+        Some(before) => before.await.ok().filter(|flow| flow.rest.start == start && flow.rest.end >= end),
+        None => None,
+    };
+    let mut flow = if let Some(flow) = before {
+        flow
+    } else {
+        let bytes = cloud.stream(&key, size_bytes, start..until).await?;
+        Flow { bytes, left: Bytes::new(), rest: start..until }
+    };
+    while let Some(chunk) = flow.next(end).await? {
+        arriving.send_modify(|arrived| arrived.chunks.push(chunk));
     }
     if let Some(cache) = cache {
-        cache.keep(&name.key, range, arriving.borrow().chunks.clone());
+        cache.keep(&key, start..end, arriving.borrow().chunks.clone());
     }
-    Ok(())
+    Ok(Some(flow).filter(|flow| !flow.rest.is_empty()))
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("rest", &self.rest).finish_non_exhaustive()
+    }
+}
+
+impl Flow {
+    /// The next bytes before `end`.
+    async fn next(&mut self, end: u64) -> Result<Option<Bytes>, StoreError> {
+        if self.rest.start >= end {
+            return Ok(None);
+        }
+        if self.left.is_empty() {
+            let Some(bytes) = self.bytes.try_next().await? else { return Ok(None) };
+            self.left = bytes;
+        }
+        let wanted = usize::try_from(end - self.rest.start).unwrap_or(usize::MAX);
+        let bytes = self.left.split_to(wanted.min(self.left.len()));
+        self.rest.start += bytes.len() as u64;
+        Ok(Some(bytes))
+    }
 }
 
 /// Reads a range. That the object is not there, or not as it should be, is an error before the first byte.
@@ -327,13 +399,15 @@ impl Reader {
     /// Has the next pieces on their way, or else the rest.
     async fn look_ahead(&mut self) -> Result<(), StoreError> {
         while self.ahead.len() < 2 && self.alone.is_none() {
-            let start = self.ahead.back().map_or(self.rest.start, |taking| taking.piece.name.end);
+            let before = self.ahead.back().map(|taking| &*taking.piece);
+            let start = before.map_or(self.rest.start, |before| before.name.end);
             if start >= self.rest.end {
                 break;
             }
-            let bounds = self.cloud.0.pieces.bounds(&(start..self.rest.end), self.size_bytes);
+            let pieces = &self.cloud.0.pieces;
+            let (bounds, until) = pieces.bounds(&(start..self.rest.end), self.size_bytes);
             let name = Name { key: self.key.clone(), start: bounds.start, end: bounds.end };
-            match self.cloud.piece(&name, self.size_bytes) {
+            match self.cloud.piece(&name, before, until, self.size_bytes) {
                 Some(piece) => self.ahead.push_back(Taking::new(piece)),
                 // There may be room when it is this one's turn.
                 None if !self.ahead.is_empty() => break,
