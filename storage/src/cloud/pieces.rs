@@ -2,9 +2,9 @@
 //!
 //! A reader goes through its range piece by piece, and has the next one fetched while it takes one, in the
 //! same request. A piece that is on its way is joined from its first byte, and its fetch ends when the last
-//! reader lets go of it. A piece that is whole stays a few seconds for those who come a little later, as the nodes of
-//! a cluster do. All pieces together are bounded in memory; without room for another one a reader goes on
-//! alone, with the bytes straight from the connection.
+//! reader lets go of it. A piece that was taken stays a few seconds for those who come a little later, as
+//! the nodes of a cluster do. All pieces together are bounded in memory; without room for another one a
+//! reader goes on alone, with the bytes straight from the connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -182,12 +182,13 @@ impl Cloud {
         size_bytes: u64,
     ) -> Option<Arc<Piece>> {
         let pieces = &self.0.pieces;
+        // Outlives the lock: the last one to have a piece looks for it among all.
+        let found: Option<Arc<Piece>>;
         let mut all = lock(&pieces.all);
+        found = all.get(name).and_then(Weak::upgrade);
         // One that broke off is held by those who have not come to its end yet.
-        if let Some(piece) = all.get(name).and_then(Weak::upgrade)
-            && !matches!(piece.arrived.borrow().end, Some(Err(_)))
-        {
-            return Some(piece);
+        if found.as_ref().is_some_and(|piece| !piece.is_broken()) {
+            return found;
         }
         let units = u32::try_from(name.memory_bytes().div_ceil(UNIT)).ok()?;
         let held = Arc::clone(&pieces.memory).try_acquire_many_owned(units).ok()?;
@@ -270,6 +271,12 @@ impl Name {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Piece {
+    fn is_broken(&self) -> bool {
+        matches!(self.arrived.borrow().end, Some(Err(_)))
+    }
 }
 
 impl Drop for Piece {
