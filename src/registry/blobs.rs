@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use berth_auth::{Delete, Pull, Push};
 use berth_storage::{ByteStream, Digest, Key, StoreError};
-
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Permit, Registry, RegistryError, again};

@@ -34,7 +34,7 @@ use crate::cache::Cache;
 use crate::s3::{Bucket, Session};
 use crate::tally::{Reads, Tally};
 use crate::upload::Context;
-use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, StoreError, Upload};
+use crate::{Algorithm, ByteStream, Cause, Digest, Hasher, Key, Listed, StoreError, Upload};
 
 const FORMAT: u64 = 1;
 /// How long a second look may take at a store that has just failed: whoever waits has waited long enough.
@@ -459,6 +459,11 @@ impl Inner {
 
 fn wrong_size(key: &Key, expected: u64, actual: u64) -> StoreError {
     StoreError::WrongSize { key: key.clone(), expected, actual }
+}
+
+/// A read that did not come to its end.
+fn broken(why: impl Into<Cause>) -> StoreError {
+    StoreError::Remote { operation: "read an object", source: why.into() }
 }
 
 fn failed(operation: &'static str) -> impl Fn(Error) -> StoreError {

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::Cloud;
+use super::{Cloud, broken};
 use crate::cache::Cache;
 use crate::{ByteStream, Key, StoreError};
 
@@ -384,8 +384,7 @@ impl Reader {
                 (None, None) => None,
             };
             let Some(bytes) = bytes else {
-                let source = format!("{} bytes are missing", self.rest.end - self.rest.start).into();
-                return Err(StoreError::Remote { operation: "read an object", source });
+                return Err(broken(format!("{} bytes are missing", self.rest.end - self.rest.start)));
             };
             self.rest.start += bytes.len() as u64;
             self.let_taken_stay();
@@ -438,8 +437,7 @@ impl Taking {
         let chunks = self.chunks;
         let is_more = |arrived: &Arrived| arrived.chunks.len() > chunks || arrived.end.is_some();
         let Ok(arrived) = self.arrived.wait_for(is_more).await else {
-            let source = "its fetch ended without a word".into();
-            return Err(StoreError::Remote { operation: "read an object", source });
+            return Err(broken("its fetch ended without a word"));
         };
         match &arrived.end {
             _ if arrived.chunks.len() > chunks => Ok(true),

@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Cloud, failed};
+use super::{Cloud, broken, failed};
 use crate::{ByteStream, Key, StoreError};
 
 struct Reading {
@@ -67,8 +67,7 @@ impl Reading {
     }
 
     fn broken(&self, why: &str) -> StoreError {
-        let source = format!("{why}, {} bytes before its end", self.rest.end - self.rest.start).into();
-        StoreError::Remote { operation: "read an object", source }
+        broken(format!("{why}, {} bytes before its end", self.rest.end - self.rest.start))
     }
 }
 

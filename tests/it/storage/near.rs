@@ -39,7 +39,8 @@ async fn a_layer_that_many_pull_is_read_from_the_store_once() {
     let (proxy, builder) = behind_a_proxy(WATCHED).await;
     let server = builder.start().await;
     let wire = Wire::to(&server);
-    let bytes = blob(1, 48 * MIB);
+    // As much as stays in memory, where each piece counts twice: a quarter of limits.download_memory.
+    let bytes = blob(1, 30 * MIB);
     let digest = sha256(&bytes);
     wire.upload("team/app", &bytes, Way::Single).await.expect("upload");
     proxy.forget();
