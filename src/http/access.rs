@@ -15,7 +15,7 @@ pub(super) struct Access {
 impl Access {
     /// Nobody can say yet who they are.
     pub(super) fn of(policy: &Policy) -> Self {
-        Self { policy: policy.clone(), identity: Identity::Anonymous }
+        Self { policy: policy.clone(), identity: Identity::anonymous() }
     }
 
     /// The right to do `A` with a repository, or the refusal.
