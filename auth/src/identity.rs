@@ -52,13 +52,15 @@ impl Kind {
 }
 
 /// The one a request comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     kind: Kind,
     name: String,
     /// The groups whoever vouches for it says it is in.
+    #[serde(default)]
     pub groups: Vec<String>,
     /// What else is known of it, which rules can use: `namespace`, `repository_owner`, …
+    #[serde(default)]
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -89,6 +91,20 @@ impl Identity {
     pub fn with(mut self, attribute: &str, value: impl Into<String>) -> Self {
         self.attributes.insert(attribute.to_owned(), value.into());
         self
+    }
+
+    /// Its text in tokens and rows, where anonymous is nobody's.
+    pub fn subject(&self) -> String {
+        if self.is_anonymous() { String::new() } else { self.to_string() }
+    }
+
+    /// Reads a [`subject`](Self::subject).
+    pub fn of_subject(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            Some(Self::anonymous())
+        } else {
+            Self::parse(text).filter(|it| !it.is_anonymous())
+        }
     }
 
     /// How it has shown who it is.

@@ -5,11 +5,16 @@
 //! that forgets to ask does not compile.
 
 mod identity;
+pub mod keys;
 mod permission;
 mod permit;
 mod policy;
+pub mod scope;
+pub mod token;
 
 pub use identity::{Identity, Kind};
 pub use permission::{Permission, Permissions, UnknownAction};
 pub use permit::{Action, Delete, Everything, List, Permit, Pull, Push};
 pub use policy::{Denied, Policy};
+pub use scope::Scope;
+pub use token::AccessToken;

@@ -45,6 +45,15 @@ macro_rules! columns {
     };
 }
 
+/// Whose a session is: nobody else's exists for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The repository it adds to.
+    pub repository: RepositoryName,
+    /// Who began it; empty for anonymous.
+    pub subject: String,
+}
+
 /// Something in the store that belongs to a session: a key, and the multipart upload under it.
 pub type Place = (Key, Option<String>);
 
@@ -94,48 +103,55 @@ impl Session {
 pub async fn insert(
     mut tx: &mut Tx,
     session: &Session,
-    repository: &RepositoryName,
+    owner: &Owner,
     now: i64,
     expires_at: i64,
 ) -> Result<u64> {
     let sql = "INSERT INTO uploads
-                   (id, repository, storage_key, algorithm, offset_bytes, hash_state, created_at, expires_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+                   (id, repository, storage_key, algorithm, offset_bytes, hash_state, created_at, expires_at,
+                    subject)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     query!(tx, execute sqlx::query(sql)
         .bind(&session.id)
-        .bind(repository.as_str())
+        .bind(owner.repository.as_str())
         .bind(session.storage_key.as_str())
         .bind(&session.algorithm)
         .bind(signed(session.offset_bytes))
         .bind(&session.hash_state)
         .bind(now)
-        .bind(expires_at))
+        .bind(expires_at)
+        .bind(&owner.subject))
 }
 
-/// A session of this repository; one of another repository is not found.
-pub async fn find(mut on: impl Handle, repository: &RepositoryName, id: &str) -> Result<Option<Session>> {
-    let sql = concat!("SELECT ", columns!(), " FROM uploads WHERE id = $1 AND repository = $2");
-    query!(on, fetch_optional sqlx::query_as(sql).bind(id).bind(repository.as_str()))
+/// A session of this owner; another's is not found.
+pub async fn find(mut on: impl Handle, owner: &Owner, id: &str) -> Result<Option<Session>> {
+    let sql =
+        concat!("SELECT ", columns!(), " FROM uploads WHERE id = $1 AND repository = $2 AND subject = $3");
+    query!(on, fetch_optional sqlx::query_as(sql)
+        .bind(id)
+        .bind(owner.repository.as_str())
+        .bind(&owner.subject))
 }
 
 /// Makes `writer` the one who may write a session that nobody else has.
 pub async fn claim(
     mut tx: &mut Tx,
-    repository: &RepositoryName,
+    owner: &Owner,
     id: &str,
     writer: &Key,
     until: i64,
 ) -> Result<Option<Session>> {
     let sql = concat!(
         "UPDATE uploads SET writer = $3, writer_until = $4, writer_multipart = NULL
-         WHERE id = $1 AND repository = $2 AND writer_until <= 0 RETURNING ",
+         WHERE id = $1 AND repository = $2 AND subject = $5 AND writer_until <= 0 RETURNING ",
         columns!()
     );
     query!(tx, fetch_optional sqlx::query_as(sql)
         .bind(id)
-        .bind(repository.as_str())
+        .bind(owner.repository.as_str())
         .bind(writer.as_str())
-        .bind(until))
+        .bind(until)
+        .bind(&owner.subject))
 }
 
 /// Makes `writer` the one who may write instead of another, `late`, whose time is over.
@@ -249,9 +265,15 @@ pub async fn remove(mut tx: &mut Tx, id: &str, writer: &Key) -> Result<Option<Se
 }
 
 /// Ends a session, whoever writes it; the answer is what to doom, and when.
-pub async fn cancel(mut tx: &mut Tx, repository: &RepositoryName, id: &str) -> Result<Option<Session>> {
-    let sql = concat!("DELETE FROM uploads WHERE id = $1 AND repository = $2 RETURNING ", columns!());
-    query!(tx, fetch_optional sqlx::query_as(sql).bind(id).bind(repository.as_str()))
+pub async fn cancel(mut tx: &mut Tx, owner: &Owner, id: &str) -> Result<Option<Session>> {
+    let sql = concat!(
+        "DELETE FROM uploads WHERE id = $1 AND repository = $2 AND subject = $3 RETURNING ",
+        columns!()
+    );
+    query!(tx, fetch_optional sqlx::query_as(sql)
+        .bind(id)
+        .bind(owner.repository.as_str())
+        .bind(&owner.subject))
 }
 
 /// Ends sessions that nobody went on with; the answer is what to doom.

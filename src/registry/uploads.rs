@@ -69,7 +69,7 @@ impl Registry {
         );
         let mut tx = self.db.begin_one().await?;
         let expires_at = self.clock.after(self.settings.upload_ttl);
-        uploads::insert(&mut tx, &session, permit.resource(), self.clock.now(), expires_at).await?;
+        uploads::insert(&mut tx, &session, &owner(permit), self.clock.now(), expires_at).await?;
         tx.commit_lightly().await?;
         fail::fail_point!("uploads::started", |_| std::process::abort());
         Ok(Session { id: session.id, offset: 0 })
@@ -77,7 +77,7 @@ impl Registry {
 
     /// Where a session stands.
     pub async fn upload(&self, permit: &Permit<Push>, id: &str) -> Result<Session> {
-        let session = uploads::find(&self.db, permit.resource(), id).await?;
+        let session = uploads::find(&self.db, &owner(permit), id).await?;
         let session = session.ok_or(RegistryError::UploadUnknown)?;
         Ok(Session { id: session.id, offset: session.offset_bytes })
     }
@@ -109,7 +109,7 @@ impl Registry {
     /// Ends a session without a blob.
     pub async fn cancel_upload(&self, permit: &Permit<Push>, id: &str) -> Result<()> {
         let mut tx = self.db.begin().await?;
-        let session = uploads::cancel(&mut tx, permit.resource(), id).await?;
+        let session = uploads::cancel(&mut tx, &owner(permit), id).await?;
         let session = session.ok_or(RegistryError::UploadUnknown)?;
         // A writer that has not noticed yet may still make the file; its lease says until when.
         self.doom_all(&mut tx, &session, session.writer_until.max(self.clock.now())).await?;
@@ -215,26 +215,21 @@ impl Registry {
     /// Becomes the one who writes to a session.
     async fn claim(&self, permit: &Permit<Push>, id: &str) -> Result<Turn<'_>> {
         let writer = Key::generate();
-        let row = self.claim_row(permit.resource(), id, &writer).await?;
+        let owner = owner(permit);
+        let row = self.claim_row(&owner, id, &writer).await?;
         fail::fail_point!("uploads::claimed", |_| std::process::abort());
-        let repository = permit.resource().clone();
-        Ok(Turn { registry: self, repository, row, writer, may_be_astray: false })
+        Ok(Turn { registry: self, owner, row, writer, may_be_astray: false })
     }
 
-    async fn claim_row(
-        &self,
-        repository: &RepositoryName,
-        id: &str,
-        writer: &Key,
-    ) -> Result<uploads::Session> {
+    async fn claim_row(&self, owner: &uploads::Owner, id: &str, writer: &Key) -> Result<uploads::Session> {
         let until = self.clock.after(LEASE);
         let mut tx = self.db.begin_one().await?;
-        if let Some(row) = uploads::claim(&mut tx, repository, id, writer, until).await? {
+        if let Some(row) = uploads::claim(&mut tx, owner, id, writer, until).await? {
             tx.commit_lightly().await?;
             return Ok(row);
         }
         drop(tx);
-        let late = uploads::find(&self.db, repository, id).await?.ok_or(RegistryError::UploadUnknown)?;
+        let late = uploads::find(&self.db, owner, id).await?.ok_or(RegistryError::UploadUnknown)?;
         let now = self.clock.now();
         if late.writer_until > now {
             return Err(RegistryError::UploadBusy);
@@ -269,7 +264,7 @@ async fn doom(tx: &mut db::Tx, place: &uploads::Place, not_before: i64) -> Resul
 /// A claimed session.
 struct Turn<'a> {
     registry: &'a Registry,
-    repository: RepositoryName,
+    owner: uploads::Owner,
     /// What the row was last told.
     row: uploads::Session,
     /// The row's writer, and the key for whatever this writer puts.
@@ -370,7 +365,7 @@ impl<'a> Turn<'a> {
     /// Takes the session that was just put away, as another writer with another key.
     async fn claim_again(&mut self) -> Result<()> {
         let writer = Key::generate();
-        self.row = self.registry.claim_row(&self.repository, &self.row.id, &writer).await?;
+        self.row = self.registry.claim_row(&self.owner, &self.row.id, &writer).await?;
         (self.writer, self.may_be_astray) = (writer, false);
         Ok(())
     }
@@ -599,4 +594,9 @@ fn is_full(error: &RegistryError) -> bool {
         RegistryError::Db(error) => error.is_full(),
         _ => false,
     }
+}
+
+/// Whoever begins an upload goes on with it; to anyone else it does not exist (S3).
+fn owner(permit: &Permit<Push>) -> uploads::Owner {
+    uploads::Owner { repository: permit.resource().clone(), subject: permit.identity().subject() }
 }

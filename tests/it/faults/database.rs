@@ -11,7 +11,8 @@ use std::{
 
 use berth::{
     db::{
-        self, Db, Location, blobs, doomed_objects, manifests, referrers, repositories, scrubs, tags, uploads,
+        self, Db, Location, blobs, doomed_objects, manifests, referrers, refresh_tokens, repositories,
+        revocations, scrubs, signing_keys, tags, uploads,
     },
     oci::{Reference, RepositoryName, Tag},
 };
@@ -345,17 +346,64 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("scrubbed by another", scrubs::save(&mut tx, "you", &far, 40).await);
     answers.note("scrub taken over", scrubs::take(&mut tx, "you", 30, 40).await);
 
+    let key_row = |number| signing_keys::SigningKey {
+        number,
+        kid: format!("kid-{number}"),
+        private_key: vec![1, 2],
+        signs_from: 5,
+    };
+    answers.note("signing key", signing_keys::insert(&mut tx, &key_row(1), 3).await);
+    answers.note("the same one of another", signing_keys::insert(&mut tx, &key_row(1), 4).await);
+    answers.note("the next", signing_keys::insert(&mut tx, &key_row(2), 4).await);
+    answers.note("thrown away", signing_keys::remove(&mut tx, 1).await);
+    answers.note("signing keys", signing_keys::all(&mut tx).await.map(|keys| keys.len()));
+    let refresh = |number: u8, subject: &str| refresh_tokens::RefreshToken {
+        id: format!("id-{number}"),
+        hash: vec![number],
+        subject: subject.into(),
+        identity: "{}".into(),
+        scope: (number == 1).then(|| "repository:a:pull".into()),
+        proof: String::new(),
+        client: "docker".into(),
+        created_at: 1,
+        expires_at: 100 + i64::from(number),
+        used_at: 1,
+    };
+    for (number, subject) in [(1, "user:alice"), (2, "user:bob"), (3, "user:alice"), (4, "user:bob")] {
+        answers.note("refresh token", refresh_tokens::insert(&mut tx, &refresh(number, subject)).await);
+    }
+    answers.note("used", refresh_tokens::touch(&mut tx, "id-1", 9).await);
+    answers.note("found", refresh_tokens::find(&mut tx, &[1], 100).await);
+    answers.note("over", refresh_tokens::find(&mut tx, &[1], 101).await);
+    answers.note("all", refresh_tokens::page(&mut tx, None, "id-1", 102, 2).await);
+    answers.note("one's", refresh_tokens::page(&mut tx, Some("user:alice"), "", 50, 9).await);
+    answers.note("one gone", refresh_tokens::remove(&mut tx, "id-3").await);
+    answers.note("all of bob", refresh_tokens::remove_all_of(&mut tx, "user:bob").await);
+    answers.note("expired tokens", refresh_tokens::expire(&mut tx, 101).await);
+    let revoked = |session: Option<&str>, subject: Option<&str>| revocations::Revocation {
+        session: session.map(Into::into),
+        subject: subject.map(Into::into),
+        revoked_at: 7,
+    };
+    answers.note("revoked", revocations::insert(&mut tx, &revoked(Some("id-3"), None), 50).await);
+    answers.note("revoked", revocations::insert(&mut tx, &revoked(None, Some("user:bob")), 60).await);
+    answers.note("revocations", revocations::all(&mut tx, 50).await);
+    answers.note("revocations over", revocations::expire(&mut tx, 50).await);
+
     let session =
         |id: &str, number| uploads::Session::new(id.into(), key(number), "sha256".into(), vec![1, 2, 3]);
     for (number, session_id) in ["s1", "s2"].into_iter().enumerate() {
         let session = session(session_id, 200 + number as u64);
-        answers.note("session", uploads::insert(&mut tx, &session, &one, 1, 100).await);
+        answers.note("session", uploads::insert(&mut tx, &session, &owner(&one), 1, 100).await);
     }
     let [me, you, third] = [900, 901, 902].map(key);
-    let claimed = uploads::claim(&mut tx, &one, "s1", &me, 150).await;
+    let claimed = uploads::claim(&mut tx, &owner(&one), "s1", &me, 150).await;
     let mut mine = claimed.expect("claim").expect("nobody has it");
-    answers.note("claimed by another", uploads::claim(&mut tx, &one, "s1", &you, 150).await);
-    answers.note("claimed elsewhere", uploads::claim(&mut tx, &two, "s2", &you, 150).await);
+    answers.note("claimed by another", uploads::claim(&mut tx, &owner(&one), "s1", &you, 150).await);
+    let stranger = uploads::Owner { subject: "user:eve".into(), ..owner(&two) };
+    answers.note("claimed by a stranger", uploads::claim(&mut tx, &stranger, "s2", &you, 150).await);
+    answers.note("cancelled by a stranger", uploads::cancel(&mut tx, &stranger, "s2").await);
+    answers.note("claimed elsewhere", uploads::claim(&mut tx, &owner(&two), "s2", &you, 150).await);
     answers.note("taken over too early", uploads::take_over(&mut tx, &mine, &you, 190, 149).await);
     answers.note("opened", uploads::open_multipart(&mut tx, &mine, "multi").await);
     (mine.offset_bytes, mine.writer_until, mine.parts_count) = (5, 160, 3);
@@ -381,7 +429,7 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("expired later", uploads::expire(&mut tx, 191, 10).await);
     answers.note("parts of nobody", uploads::parts(&mut tx, "s1").await);
     answers.note("tail of nobody", uploads::tail(&mut tx, "s1").await);
-    answers.note("cancelled", uploads::cancel(&mut tx, &one, "s1").await);
+    answers.note("cancelled", uploads::cancel(&mut tx, &owner(&one), "s1").await);
     for (number, not_before) in [(1, 30), (2, 10), (3, 20)] {
         let doomed = doomed_objects::insert(&mut tx, &key(300 + number), Some("multi"), not_before).await;
         answers.note("doomed", doomed);
@@ -395,6 +443,10 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.0
 }
 
+fn owner(repository: &RepositoryName) -> uploads::Owner {
+    uploads::Owner { repository: repository.clone(), subject: "user:alice".into() }
+}
+
 /// PostgreSQL only: a session that a writer has just claimed does not expire under them.
 #[tokio::test]
 async fn a_session_that_is_claimed_while_it_expires_stays() {
@@ -405,11 +457,14 @@ async fn a_session_that_is_claimed_while_it_expires_stays() {
     let repository = RepositoryName::from_str("a").expect("a name");
     let session = uploads::Session::new("s".into(), key(1), "sha256".into(), Vec::new());
     let mut tx = db.begin().await.expect("begin");
-    uploads::insert(&mut tx, &session, &repository, 0, 10).await.expect("insert");
+    uploads::insert(&mut tx, &session, &owner(&repository), 0, 10).await.expect("insert");
     tx.commit().await.expect("commit");
 
     let mut writer = db.begin().await.expect("begin");
-    uploads::claim(&mut writer, &repository, "s", &key(2), 100).await.expect("claim").expect("it is free");
+    uploads::claim(&mut writer, &owner(&repository), "s", &key(2), 100)
+        .await
+        .expect("claim")
+        .expect("it is free");
     let sweeping = async {
         let mut tx = db.begin().await.expect("begin");
         let expired = uploads::expire(&mut tx, 20, 10).await.expect("expire");
@@ -423,7 +478,7 @@ async fn a_session_that_is_claimed_while_it_expires_stays() {
     let (expired, ()) = tokio::join!(sweeping, claiming);
 
     assert_eq!(expired.len(), 0, "the session was swept under its writer");
-    assert!(uploads::find(&db, &repository, "s").await.expect("find").is_some());
+    assert!(uploads::find(&db, &owner(&repository), "s").await.expect("find").is_some());
 }
 
 /// PostgreSQL only: a blob whose last repository lets go of it while the collector has a look stays a
