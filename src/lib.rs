@@ -1,12 +1,12 @@
 //! Berth, a private OCI container registry.
 //!
 //! The way of a request: [`http`] reads it and asks `berth-auth` for a permit; [`registry`] does what
-//! a registry does; [`db`] holds every fact and every line of SQL; `berth-storage` holds the bytes.
+//! a registry does, [`tokens`] who asks; [`db`] holds every fact and every line of SQL; `berth-storage` holds the bytes.
 //! [`jobs`] do the work no request waits for. [`server`] puts them together from a [`config`];
 //! [`cli`] is the command line. [`oci`] is the spec's vocabulary, and [`clock`] the time.
 //!
 //! ```text
-//! main -> cli -> server -> { http, jobs } -> registry -> { db, storage }
+//! main -> cli -> server -> { http, jobs } -> { registry, tokens } -> { db, storage }
 //! ```
 
 pub mod cli;
@@ -19,3 +19,4 @@ pub mod oci;
 pub mod registry;
 pub mod server;
 pub mod telemetry;
+pub mod tokens;

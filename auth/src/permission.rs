@@ -51,6 +51,10 @@ impl Permissions {
     pub const NONE: Self = Self(0);
     /// All.
     pub const ALL: Self = Self(15);
+    /// To pull.
+    pub const PULL: Self = Self(Permission::Pull as u8);
+    /// To delete.
+    pub const DELETE: Self = Self(Permission::Delete as u8);
     /// What the protocol calls push.
     pub const PUSH: Self = Self(Permission::Create as u8 | Permission::Overwrite as u8);
 
@@ -71,7 +75,7 @@ impl Permissions {
 
     /// Those of either.
     #[must_use]
-    pub fn union(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Permission, Permissions};
+use crate::Permissions;
 
 /// Scopes taken in one request.
 pub const SCOPES: usize = 100;
@@ -85,6 +85,17 @@ impl Scope {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.catalog |= other.catalog;
+        for (name, permissions) in other.repositories {
+            let entry = self.repositories.entry(name).or_default();
+            *entry = entry.union(permissions);
+        }
+        self
+    }
+
     /// What it holds for a repository.
     pub fn permissions(&self, repository: &str) -> Permissions {
         self.repositories.get(repository).copied().unwrap_or_default()
@@ -145,20 +156,12 @@ impl std::fmt::Display for Scope {
     }
 }
 
-/// What a challenge asks for, for one who needs a permission: whoever pushes looks first.
-pub fn needed(permission: Permission) -> Permissions {
-    match permission {
-        Permission::Pull => Permission::Pull.into(),
-        Permission::Create | Permission::Overwrite => Permissions::PUSH.union(Permission::Pull.into()),
-        Permission::Delete => Permission::Delete.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Permission;
 
     #[test]
     fn a_name_may_hold_a_port_and_a_parameter_several_scopes() {

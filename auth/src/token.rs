@@ -13,7 +13,7 @@ use crate::{Identity, Scope};
 /// What the issuer of our tokens is called in them.
 pub const ISSUER: &str = "berth";
 /// How far clocks may be apart.
-pub const LEEWAY: Duration = Duration::from_secs(60);
+pub const LEEWAY: Duration = Duration::from_mins(1);
 /// Longer ones are nobody's, in bytes.
 pub const TOKEN_BYTES: usize = 64 * 1024;
 
@@ -47,7 +47,7 @@ pub enum InvalidToken {
     #[error("the token is for another service than {0}")]
     Audience(String),
     /// It is over.
-    #[error("the token expired at {expired}, and it is {now} here; get a new one")]
+    #[error("the token expired at {}, and it is {} here; get a new one", shown(*.expired), shown(*.now))]
     Expired {
         /// Its end, unix seconds.
         expired: i64,
@@ -55,13 +55,19 @@ pub enum InvalidToken {
         now: i64,
     },
     /// Its time has not come.
-    #[error("the token is from {issued}, and it is {now} here; check the clocks")]
+    #[error("the token is from {}, and it is {} here; check the clocks", shown(*.issued), shown(*.now))]
     Early {
         /// When it was made, unix seconds.
         issued: i64,
         /// The time here, unix seconds.
         now: i64,
     },
+}
+
+/// A moment as people read it.
+fn shown(seconds: i64) -> impl std::fmt::Display {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since)
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -225,6 +231,6 @@ mod tests {
         let check = |seconds: i64| token.check_time(seconds * 1000, Duration::ZERO);
         assert!(check(939).is_err() && check(940).is_ok());
         assert!(check(1_359).is_ok() && check(1_360).is_err());
-        assert!(token.check_time(4_000_000, Duration::from_secs(3600)).is_ok());
+        assert!(token.check_time(4_000_000, Duration::from_hours(1)).is_ok());
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{Listening, Source};
+use crate::server::check_certificates;
 
 /// Show or check the configuration
 #[derive(Debug, Args)]
@@ -28,11 +29,12 @@ enum What {
 }
 
 impl ConfigCommand {
-    pub(super) fn run(self) -> Result<ExitCode> {
+    pub(super) async fn run(self) -> Result<ExitCode> {
         match self.what {
             What::Show(listening) => print!("{}", toml::to_string_pretty(&self.source.load(listening)?)?),
             What::Check(listening) => {
-                self.source.load(listening)?;
+                let config = self.source.load(listening)?;
+                check_certificates(&config.http.tls).await?;
                 println!("the configuration is good");
             }
             What::Reference => print!("{}", crate::config::reference()),

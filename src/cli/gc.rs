@@ -22,14 +22,8 @@ pub(super) struct Gc {
     source: Source,
     /// Collect what has been idle for so long, instead of `gc.min_age`; less than a push takes breaks
     /// pushes that are running
-    #[arg(long, value_name = "SPAN", value_parser = span)]
+    #[arg(long, value_name = "SPAN", value_parser = super::span)]
     min_age: Option<Span>,
-}
-
-fn span(text: &str) -> Result<Span, String> {
-    toml::Value::String(text.to_owned())
-        .try_into()
-        .map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
 impl Gc {

@@ -3,8 +3,13 @@
 mod config;
 mod fsck;
 mod gc;
+mod login;
 mod migrate;
+mod policy;
+mod robot;
 mod serve;
+mod token;
+mod user;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Span};
 use crate::telemetry;
 
 /// A private OCI container registry.
@@ -35,6 +40,12 @@ enum Command {
     Migrate(migrate::Migrate),
     Gc(gc::Gc),
     Fsck(fsck::Fsck),
+    Policy(policy::PolicyCommand),
+    User(user::UserCommand),
+    Robot(robot::RobotCommand),
+    Token(token::TokenCommand),
+    Login(login::Login),
+    Logout(login::Logout),
 }
 
 /// Where the configuration comes from.
@@ -72,6 +83,13 @@ impl Source {
     }
 }
 
+/// Reads a span of time as the configuration has it.
+fn span(text: &str) -> Result<Span, String> {
+    toml::Value::String(text.to_owned())
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().to_owned())
+}
+
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
@@ -80,10 +98,16 @@ impl Cli {
         runtime.block_on(async {
             match command {
                 Command::Serve(serve) => Box::pin(serve.run()).await,
-                Command::Config(config) => config.run(),
+                Command::Config(config) => config.run().await,
                 Command::Migrate(migrate) => migrate.run().await,
                 Command::Gc(gc) => gc.run().await,
                 Command::Fsck(fsck) => fsck.run().await,
+                Command::Policy(policy) => policy.run(),
+                Command::User(user) => user.run(),
+                Command::Robot(robot) => robot.run(),
+                Command::Token(token) => token.run().await,
+                Command::Login(login) => login.run().await,
+                Command::Logout(logout) => logout.run().await,
             }
         })
     }

@@ -72,7 +72,7 @@ fn raise_file_limit() {
 
 /// Says where everything is, and how to begin.
 fn greet(server: &Server) {
-    let address = server.address();
+    let (address, scheme) = (server.address(), server.scheme());
     let (index, objects) = server.places();
     let absolute =
         |path: String| std::path::absolute(Path::new(&path)).map_or(path, |path| path.display().to_string());
@@ -80,11 +80,11 @@ fn greet(server: &Server) {
     let objects = if objects.contains("://") { objects } else { absolute(objects) };
     let index = if index == "PostgreSQL" { index } else { absolute(index) };
     let metrics = match server.watch_address() {
-        Some(address) => format!("  metrics  http://{address}/metrics\n"),
+        Some((scheme, address)) => format!("  metrics  {scheme}://{address}/metrics\n"),
         None => String::new(),
     };
     let text = format!(
-        "Berth is listening on http://{address}\n\n  \
+        "Berth is listening on {scheme}://{address}\n\n  \
            index    {index}\n  \
            objects  {objects}\n{metrics}\n\
          Push a first image:\n\n  \

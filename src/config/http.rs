@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Span};
+use super::{Network, Span, Tls};
 
 /// Where and how requests come in.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,8 @@ pub struct Http {
     /// The networks of the proxies and load balancers in front, as `["10.0.0.0/8"]`: what they say of a
     /// client's address (`X-Forwarded-For`) is believed, and nobody else's word is.
     pub trusted_proxies: Vec<Network>,
+    /// TLS.
+    pub tls: Tls,
 }
 
 impl Default for Http {
@@ -34,6 +36,7 @@ impl Default for Http {
             header_timeout: Span::seconds(120),
             idle_timeout: Span::seconds(60),
             trusted_proxies: Vec::new(),
+            tls: Tls::default(),
         }
     }
 }

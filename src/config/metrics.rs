@@ -13,4 +13,6 @@ pub struct Metrics {
     /// they are there: keep it inside the cluster. There are no metrics unless it is set.
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
+    /// Speaks TLS there too, with the certificate of `http.tls`.
+    pub tls: bool,
 }

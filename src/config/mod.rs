@@ -3,6 +3,7 @@
 //! Everything has a default that is safe on a laptop. A key nobody knows is an error that names its
 //! line and column, not a surprise later.
 
+mod auth;
 mod database;
 mod drain;
 mod gc;
@@ -14,6 +15,7 @@ mod reference;
 mod repositories;
 mod scrub;
 mod storage;
+mod tls;
 mod uploads;
 mod values;
 
@@ -23,6 +25,12 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use berth_auth::Network;
+
+pub use self::auth::{
+    Auth, AuthCertificate, AuthCluster, AuthIssuer, AuthNameFrom, AuthPreset, Login, OneOrMany, certificates,
+    issuers,
+};
 pub use self::database::Database;
 pub use self::drain::Drain;
 pub use self::gc::Gc;
@@ -34,8 +42,9 @@ pub use self::reference::reference;
 pub use self::repositories::RepositoryRule;
 pub use self::scrub::Scrub;
 pub use self::storage::{Azure, Cache, Gcs, Redirect, RedirectMode, S3, S3Encryption, Storage, StorageKind};
+pub use self::tls::Tls;
 pub use self::uploads::Uploads;
-pub use self::values::{Network, Secret, Size, Span};
+pub use self::values::{Secret, Size, Span};
 
 /// All of it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +55,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Where and how requests come in.
     pub http: Http,
+    /// Who is who, and who may do what.
+    pub auth: Auth,
     /// Where the index is.
     pub database: Database,
     /// Where the bytes are.
@@ -73,6 +84,7 @@ impl Default for Config {
         Self {
             data: PathBuf::from("./berth-data"),
             http: Http::default(),
+            auth: Auth::default(),
             database: Database::default(),
             storage: Storage::default(),
             uploads: Uploads::default(),
@@ -118,6 +130,9 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// A rule, a user or a robot is not what it should be.
+    #[error(transparent)]
+    Auth(#[from] berth_auth::book::BookError),
     /// Settings that do not go together.
     #[error("{0}")]
     Invalid(String),
@@ -135,8 +150,25 @@ pub struct Overrides {
 }
 
 /// Variables that are flags of the command line, or a test's, and no settings.
-const NOT_SETTINGS: [&str; 6] =
-    ["BERTH_CONFIG", "BERTH_DATA", "BERTH_LISTEN", "BERTH_ALLOW_ANONYMOUS", "BERTH_LOG", "BERTH_VERSION"];
+const NOT_SETTINGS: [&str; 14] = [
+    "BERTH_CONFIG",
+    "BERTH_DATA",
+    "BERTH_LISTEN",
+    "BERTH_ALLOW_ANONYMOUS",
+    "BERTH_LOG",
+    "BERTH_VERSION",
+    // What the small programs read, which may run on the same machine.
+    "BERTH_AUDIENCE",
+    "BERTH_AZURE_RESOURCE",
+    "BERTH_CA_FILE",
+    "BERTH_GCP_IDENTITY",
+    "BERTH_IDENTITY_TOKEN_FILE",
+    "BERTH_ID_TOKEN",
+    "BERTH_PLAIN_HTTP",
+    "BERTH_REGISTRY",
+];
+/// What the credential provider's variables begin with.
+const PROVIDERS: &str = "BERTH_PROVIDER_";
 
 impl Config {
     /// Reads file, variables and flags, and checks the whole.
@@ -145,14 +177,13 @@ impl Config {
         variables: impl Iterator<Item = (String, String)>,
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
-        let mut config = match file {
-            Some(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-                Self::from_variables(&text, path, variables)?
-            }
-            None => Self::from_variables("", Path::new(""), variables)?,
+        let text = match file {
+            Some(path) => fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
+            None => String::new(),
         };
+        let mut config = Self::from_variables(&text, file.unwrap_or(Path::new("")), variables)?;
+        config.auth.bind(file, &text)?;
         if let Some(data) = overrides.data {
             config.data = data;
         }
@@ -189,7 +220,7 @@ impl Config {
         let mut table: toml::Table = toml::from_str(text).map_err(in_file)?;
         for (name, value) in variables {
             let Some(setting) = name.strip_prefix("BERTH_") else { continue };
-            if NOT_SETTINGS.contains(&name.as_str()) {
+            if NOT_SETTINGS.contains(&name.as_str()) || name.starts_with(PROVIDERS) {
                 continue;
             }
             let set = |value: toml::Value| {
@@ -208,17 +239,18 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if !self.http.listen.ip().is_loopback() && !self.http.allow_anonymous {
+        if self.auth.is_empty() && !self.http.listen.ip().is_loopback() && !self.http.allow_anonymous {
             return Err(ConfigError::Invalid(format!(
                 "refusing to listen on {}: this registry knows no identities, so whoever reaches that address \
-                 could read, change and delete everything in it; listen on 127.0.0.1, or say \
-                 --allow-anonymous (http.allow_anonymous = true) if the network in front of it keeps others out",
+                 could read, change and delete everything in it; say who may do what with [[auth.rule]], listen on \
+                 127.0.0.1, or say --allow-anonymous (http.allow_anonymous = true) if the network in front of it keeps others out",
                 self.http.listen
             )));
         }
         let spans = [
             ("http.header_timeout", self.http.header_timeout),
             ("http.idle_timeout", self.http.idle_timeout),
+            ("http.tls.handshake_timeout", self.http.tls.handshake_timeout),
             ("uploads.ttl", self.uploads.ttl),
             ("gc.interval", self.gc.interval),
         ];
@@ -228,7 +260,12 @@ impl Config {
         if self.database.max_connections == 0 {
             return Err(ConfigError::Invalid("database.max_connections must be at least 1".into()));
         }
+        if self.metrics.tls && self.http.tls.pair().is_none() {
+            return Err(ConfigError::Invalid("metrics.tls needs the certificate of http.tls".into()));
+        }
         self.database.location(&self.data)?;
+        self.auth.check()?;
+        self.http.tls.check()?;
         self.limits.check()?;
         self.storage.check()?;
         self.scrub.check()?;

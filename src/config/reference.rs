@@ -26,7 +26,7 @@ fn section(text: &mut String, schema: &Value, of: &Value, prefix: &str) {
     let (sections, plain): (Vec<_>, Vec<_>) = properties(of)
         .into_iter()
         .map(|(name, property)| (name, resolve(schema, &property)))
-        .partition(|(_, property)| property.get("properties").is_some() || property.get("items").is_some());
+        .partition(|(_, property)| is_section(schema, property));
     table(text, schema, prefix, &plain);
     for (name, inner) in sections {
         let list = inner.get("items").map(|items| resolve(schema, items));
@@ -37,6 +37,13 @@ fn section(text: &mut String, schema: &Value, of: &Value, prefix: &str) {
         let _ = write!(text, "\n## `{heading}`\n\n{}\n", one_line(about));
         section(text, schema, list.as_ref().unwrap_or(&inner), &format!("{path}."));
     }
+}
+
+/// Whether something has settings of its own, or is a list of such things.
+fn is_section(schema: &Value, property: &Value) -> bool {
+    let has_settings = |property: &Value| property.get("properties").is_some();
+    let items = property.get("items").map(|items| resolve(schema, items));
+    has_settings(property) || items.is_some_and(|items| has_settings(&items))
 }
 
 fn table(text: &mut String, schema: &Value, prefix: &str, fields: &[(String, Value)]) {

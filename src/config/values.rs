@@ -1,11 +1,9 @@
 //! Values people write: spans of time, sizes, secrets.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -108,33 +106,6 @@ impl<'de> Deserialize<'de> for Size {
             }
         }
         deserializer.deserialize_any(Either)
-    }
-}
-
-/// A network: `10.0.0.0/8`, `fd00::/8`, or one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "String")]
-pub struct Network(IpNet);
-
-impl Network {
-    /// The network.
-    pub const fn get(self) -> IpNet {
-        self.0
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let address = || text.parse::<IpAddr>().map(IpNet::from);
-        let network = text.parse().or_else(|_| address());
-        network.map(Self).map_err(|_| D::Error::custom(format!("{text:?} is no network, as \"10.0.0.0/8\"")))
     }
 }
 

@@ -90,9 +90,10 @@ pub async fn touch(mut tx: &mut Tx, id: &str, now: i64) -> Result<u64> {
     query!(tx, execute sqlx::query("UPDATE refresh_tokens SET used_at = $2 WHERE id = $1").bind(id).bind(now))
 }
 
-/// Removes one.
-pub async fn remove(mut tx: &mut Tx, id: &str) -> Result<u64> {
-    query!(tx, execute sqlx::query("DELETE FROM refresh_tokens WHERE id = $1").bind(id))
+/// Removes one; whose it was.
+pub async fn remove(mut tx: &mut Tx, id: &str) -> Result<Option<String>> {
+    let sql = "DELETE FROM refresh_tokens WHERE id = $1 RETURNING subject";
+    query!(tx, fetch_optional sqlx::query_scalar(sql).bind(id))
 }
 
 /// Removes all of a subject.

@@ -13,6 +13,39 @@ pub async fn set(mut tx: &mut Tx, repository_id: i64, tag: &Tag, digest: &Digest
     query!(tx, execute sqlx::query(sql).bind(repository_id).bind(tag.as_str()).bind(digest.as_str()).bind(now))
 }
 
+/// Points a tag at a manifest of the repository, unless it is there.
+pub async fn create(
+    mut tx: &mut Tx,
+    repository_id: i64,
+    tag: &Tag,
+    digest: &Digest,
+    now: i64,
+) -> Result<u64> {
+    let sql = "INSERT INTO tags (repository_id, name, digest, tagged_at) VALUES ($1, $2, $3, $4)
+               ON CONFLICT (repository_id, name) DO NOTHING";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(tag.as_str()).bind(digest.as_str()).bind(now))
+}
+
+/// Points a tag that is there at a manifest of the repository.
+pub async fn overwrite(
+    mut tx: &mut Tx,
+    repository_id: i64,
+    tag: &Tag,
+    digest: &Digest,
+    now: i64,
+) -> Result<u64> {
+    let sql = "UPDATE tags SET digest = $3, tagged_at = $4 WHERE repository_id = $1 AND name = $2";
+    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(tag.as_str()).bind(digest.as_str()).bind(now))
+}
+
+/// Whether a tag points at a manifest.
+pub async fn points_at(mut on: impl Handle, repository_id: i64, tag: &Tag, digest: &Digest) -> Result<bool> {
+    let sql = "SELECT 1 FROM tags WHERE repository_id = $1 AND name = $2 AND digest = $3";
+    let found: Option<(i32,)> = query!(on, fetch_optional sqlx::query_as(sql)
+        .bind(repository_id).bind(tag.as_str()).bind(digest.as_str()))?;
+    Ok(found.is_some())
+}
+
 /// Removes one tag and nothing else.
 pub async fn remove(mut tx: &mut Tx, repository: &RepositoryName, tag: &Tag) -> Result<u64> {
     let sql = "DELETE FROM tags

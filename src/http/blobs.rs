@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use berth_auth::{Delete, Pull};
+use berth_auth::{Delete, Permission, Pull};
 use berth_storage::Digest;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::error::HttpError;
 use super::uploads::ascii;
-use super::{CONTENT_DIGEST, Call, empty};
+use super::{CONTENT_DIGEST, Call, empty, files};
 use crate::oci::{ByteRange, Ranges, RepositoryName};
-use crate::registry::{BlobContent, RegistryError};
+use crate::registry::{BlobContent, Piece, RegistryError};
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -20,10 +20,10 @@ type Result<T> = std::result::Result<T, HttpError>;
 
 /// Whether a blob is there. To one who may push, yes is a promise.
 pub(super) async fn head(call: &Call, repository: RepositoryName, digest: &Digest) -> Result<Response> {
-    let pull = call.access.permit::<Pull>(repository.clone())?;
-    let blob = match call.access.permit(repository) {
-        Ok(push) => call.app.registry().confirm_blob(&push, digest).await?,
-        Err(_) => call.app.registry().blob(&pull, digest).await?.blob,
+    let look = call.access.look(repository.clone())?;
+    let blob = match call.access.may_push(repository) {
+        Some(push) => call.app.registry().confirm_blob(&push, digest).await?,
+        None => call.app.registry().find_blob(&look, digest).await?,
     };
     if not_modified(&call.headers, digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, digest));
@@ -69,11 +69,23 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest
 pub(super) async fn delete(call: &Call, repository: RepositoryName, digest: &Digest) -> Result<Response> {
     let permit = call.access.permit::<Delete>(repository)?;
     call.app.registry().delete_blob(&permit, digest).await?;
+    call.changed("delete", permit.resource(), "blob", digest.as_str(), Permission::Delete.into());
     Ok(empty(StatusCode::ACCEPTED))
 }
 
 async fn one(call: &Call, content: &BlobContent, range: ByteRange, status: StatusCode) -> Result<Response> {
-    let stream = call.app.registry().read_blob(content, range.start..range.end_exclusive).await?;
+    let (registry, bytes) = (call.app.registry(), range.start..range.end_exclusive);
+    // An error in the middle ends the connection: a short body must not look like a whole one.
+    let body = match call.files.clone() {
+        None => Body::from_stream(registry.read_blob(content, bytes).await?),
+        Some(files) => {
+            let pieces = registry.read_blob_pieces(content, bytes, files::LONGEST).await?;
+            Body::from_stream(pieces.map_ok(move |piece| match piece {
+                Piece::Bytes(bytes) => bytes,
+                Piece::File(range) => files.stand_in(range),
+            }))
+        }
+    };
     let mut response = described(status, &content.blob.digest);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, OCTETS);
@@ -81,8 +93,7 @@ async fn one(call: &Call, content: &BlobContent, range: ByteRange, status: Statu
     if status == StatusCode::PARTIAL_CONTENT {
         headers.insert(header::CONTENT_RANGE, ascii(&range.content_range(content.blob.size_bytes)));
     }
-    // An error in the middle ends the connection: a short body must not look like a whole one.
-    *response.body_mut() = Body::from_stream(stream);
+    *response.body_mut() = body;
     Ok(response)
 }
 

@@ -14,11 +14,11 @@ pub(super) async fn list(call: &Call) -> Result<Response, HttpError> {
     let permit = call.access.list()?;
     let limit = call.query.page(call.app.settings().page)?;
     let last = call.query.last();
-    let page = call.app.registry().repositories(&permit, last, limit).await?;
+    let page = call.app.registry().repositories(&permit, last, limit, |name| call.access.shows(name)).await?;
     let mut response = json("application/json", json!({ "repositories": page.names }).to_string());
-    if let (true, Some(last)) = (page.more, page.names.last()) {
+    if page.more {
         let n = limit.to_string();
-        let link = next_link("/v2/_catalog", &[("n", &n), ("last", last)]);
+        let link = next_link("/v2/_catalog", &[("n", &n), ("last", &page.last)]);
         response.headers_mut().insert(header::LINK, ascii(&link));
     }
     Ok(response)

@@ -1,15 +1,37 @@
 //! Where a request comes from.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::HeaderMap;
+use http::request::Parts;
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The address a connection comes from, which the listener puts beside each request.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
+/// The other end of a connection, which the listener puts beside each request.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// The certificate it has shown, its own first and then what leads from it to one of
+    /// `http.tls.client_ca_file`.
+    pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
+}
+
+/// The address of the client that makes a request.
+pub(super) fn of(head: &Parts, trusted: &[IpNet]) -> Option<IpAddr> {
+    head.extensions.get::<Peer>().map(|peer| address(peer.address, &head.headers, trusted))
+}
+
+/// Whether somebody's word on who they speak for is believed.
+pub(super) fn is_trusted(address: &IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|network| network.contains(&address))
+}
 
 /// The address of the client: the peer's, or what trusted proxies say of theirs, the last of which is
 /// nearest to us. Whoever is no trusted proxy could have written anything in front of that.

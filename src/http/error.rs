@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use berth_auth::Denied;
+use berth_auth::{Denied, Scope};
 use berth_storage::{DigestError, StoreError};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
@@ -11,6 +11,7 @@ use super::path::PathError;
 use crate::db;
 use crate::oci::{ContentRangeError, ErrorBody, ErrorCode, range_until};
 use crate::registry::{RegistryError, SourceError};
+use crate::tokens::Refused;
 
 /// Seconds after which a request may do better that met trouble.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -28,8 +29,54 @@ pub enum HttpError {
     #[error("nothing is here; the registry's API is below /v2/")]
     NoSuchPath,
     /// By the policy.
+    #[error("{0}")]
+    Denied(Denied),
+    /// By the policy, to somebody who may not know whether the repository exists.
+    #[error("there is no repository {resource} for {identity}: {by}", resource = .0.resource, identity = .0.identity, by = .0.by)]
+    Hidden(Denied),
+    /// By the policy, which lets this one set other tags.
+    #[error("{identity} may not {action} tag {tag}: {reason}")]
+    TagDenied {
+        /// Who asked.
+        identity: String,
+        /// To create or to overwrite.
+        action: berth_auth::Permission,
+        /// Which tag.
+        tag: String,
+        /// Which rule says so.
+        reason: String,
+    },
+    /// For lack of a token, or of one that is good for this.
+    #[error("{reason}")]
+    Unauthorized {
+        /// What a token must be good for.
+        scope: Scope,
+        /// What is wrong with the one that came, as RFC 6750 says it.
+        error: Option<&'static str>,
+        /// What is wrong, for people.
+        reason: String,
+    },
+    /// A credential is not good, or nobody can say.
     #[error(transparent)]
-    Denied(#[from] Denied),
+    Refused(#[from] Refused),
+    /// A parameter of a form is not there.
+    #[error("the parameter {0} is missing")]
+    Missing(&'static str),
+    /// A way to a token that is none.
+    #[error(
+        "grant_type {0:?} is none of password, refresh_token, client_credentials and \
+         urn:ietf:params:oauth:grant-type:token-exchange"
+    )]
+    GrantType(String),
+    /// A form that is too long, or did not come.
+    #[error("the form is longer than {limit} bytes, or broke off")]
+    Form {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// No refresh token is made from this credential.
+    #[error("no refresh token is made from this credential of {0}; use the credential itself")]
+    NoSession(String),
     /// The resource does not know the method.
     #[error("this resource takes {allowed}")]
     Method {
@@ -115,7 +162,13 @@ impl HttpError {
                 PathError::UploadUnknown => (Status::NOT_FOUND, Code::BlobUploadUnknown),
             },
             Self::NoSuchPath => (Status::NOT_FOUND, Code::Unsupported),
-            Self::Denied(_) => (Status::FORBIDDEN, Code::Denied),
+            Self::Denied(_) | Self::TagDenied { .. } => (Status::FORBIDDEN, Code::Denied),
+            Self::Hidden(_) => (Status::NOT_FOUND, Code::NameUnknown),
+            Self::Unauthorized { .. } => (Status::UNAUTHORIZED, Code::Unauthorized),
+            Self::Refused(error) => refused(error),
+            Self::Missing(_) | Self::GrantType(_) | Self::Form { .. } | Self::NoSession(_) => {
+                (Status::BAD_REQUEST, Code::Unsupported)
+            }
             Self::Method { .. } => (Status::METHOD_NOT_ALLOWED, Code::Unsupported),
             Self::Digest(_) | Self::DigestMissing => (Status::BAD_REQUEST, Code::DigestInvalid),
             Self::Tag(_) => (Status::BAD_REQUEST, Code::TagInvalid),
@@ -196,6 +249,15 @@ impl HttpError {
     }
 }
 
+fn refused(error: &Refused) -> (Status, Code) {
+    match error {
+        Refused::Credential(_) | Refused::Token(_) => (Status::UNAUTHORIZED, Code::Unauthorized),
+        Refused::Scopes(_) => (Status::BAD_REQUEST, Code::Unsupported),
+        Refused::Unreachable(_) | Refused::NoKey => (Status::SERVICE_UNAVAILABLE, Code::Unavailable),
+        Refused::Db(error) => database(error),
+    }
+}
+
 fn registry(error: &RegistryError) -> (Status, Code) {
     use RegistryError as E;
     match error {
@@ -210,7 +272,7 @@ fn registry(error: &RegistryError) -> (Status, Code) {
         E::ManifestInvalid(_) | E::TagsWithTag => (Status::BAD_REQUEST, Code::ManifestInvalid),
         E::ManifestMisses(_) => (Status::NOT_FOUND, Code::ManifestBlobUnknown),
         E::TooManyTags { .. } => (Status::URI_TOO_LONG, Code::TagInvalid),
-        E::InUse { .. } => (Status::FORBIDDEN, Code::Denied),
+        E::InUse { .. } | E::TagDenied { .. } => (Status::FORBIDDEN, Code::Denied),
         E::RepositoryUnknown(_) => (Status::NOT_FOUND, Code::NameUnknown),
         E::Parser => (Status::INTERNAL_SERVER_ERROR, Code::Internal),
         E::Db(error) => database(error),

@@ -1,7 +1,7 @@
 //! Manifests over HTTP: end-3, end-7 and end-9.
 
 use axum::response::Response;
-use berth_auth::{Delete, Pull, Push};
+use berth_auth::{Delete, Permission, Permissions, Pull, Push};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -11,7 +11,7 @@ use super::error::HttpError;
 use super::uploads::ascii;
 use super::{CONTENT_DIGEST, Call, empty};
 use crate::oci::{ByteRange, Ranges, Reference, RepositoryName, Tag};
-use crate::registry::ManifestPut;
+use crate::registry::{ManifestPut, Permit, RegistryError};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -20,7 +20,7 @@ type Result<T> = std::result::Result<T, HttpError>;
 
 /// Whether a manifest is there, and what GET would say of it.
 pub(super) async fn head(call: &Call, repository: RepositoryName, reference: &Reference) -> Result<Response> {
-    let permit = call.access.permit::<Pull>(repository)?;
+    let permit = call.access.look(repository)?;
     let head = call.app.registry().manifest_head(&permit, reference).await?;
     if not_modified(&call.headers, &head.digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
@@ -101,7 +101,14 @@ pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Refe
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.map(str::to_owned);
     let put = ManifestPut { reference: reference.clone(), tags, content_type, content };
-    let pushed = call.app.registry().put_manifest(&permit, put).await?;
+    let pushed = call
+        .app
+        .registry()
+        .put_manifest(&permit, put)
+        .await
+        .map_err(|error| refused(call, &permit, error))?;
+    let named: Vec<&str> = pushed.tags.iter().map(Tag::as_str).collect();
+    call.changed("push", permit.resource(), &named.join(","), pushed.digest.as_str(), Permissions::PUSH);
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();
     let location = format!("/v2/{}/manifests/{}", permit.resource(), pushed.digest);
@@ -126,11 +133,31 @@ pub(super) async fn delete(
     reference: Reference,
 ) -> Result<Response> {
     let permit = call.access.permit::<Delete>(repository)?;
-    match reference {
-        Reference::Tag(tag) => call.app.registry().delete_tag(&permit, &tag).await?,
-        Reference::Digest(digest) => call.app.registry().delete_manifest(&permit, &digest).await?,
-    }
+    let (name, digest) = match &reference {
+        Reference::Tag(tag) => {
+            call.app.registry().delete_tag(&permit, tag).await?;
+            (tag.as_str(), "")
+        }
+        Reference::Digest(digest) => {
+            call.app.registry().delete_manifest(&permit, digest).await?;
+            (digest.as_str(), digest.as_str())
+        }
+    };
+    call.changed("delete", permit.resource(), name, digest, Permission::Delete.into());
     Ok(empty(StatusCode::ACCEPTED))
+}
+
+/// Says which rule keeps somebody from a tag who may set others.
+fn refused(call: &Call, permit: &Permit<Push>, error: RegistryError) -> HttpError {
+    match error {
+        RegistryError::TagDenied { permission, tag } => HttpError::TagDenied {
+            identity: call.access.identity().to_string(),
+            action: permission,
+            tag,
+            reason: call.access.why_not(permit.resource(), permission),
+        },
+        error => error.into(),
+    }
 }
 
 fn media_type(text: &str) -> HeaderValue {

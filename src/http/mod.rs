@@ -8,8 +8,10 @@ mod access;
 mod blobs;
 mod body;
 mod catalog;
+mod challenge;
 mod client;
 pub mod error;
+mod files;
 mod health;
 mod manifests;
 mod metrics;
@@ -17,6 +19,7 @@ pub mod path;
 mod query;
 mod referrers;
 mod tags;
+mod token;
 mod uploads;
 mod whole;
 
@@ -30,22 +33,26 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use berth_auth::Policy;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use berth_auth::{Permissions, Scope};
+
 use self::access::Access;
 use self::body::RequestBody;
 pub use self::client::Peer;
 use self::error::HttpError;
+pub use self::files::Files;
 use self::path::Resource;
 use self::query::Query;
 use self::whole::Whole;
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, audit};
+use crate::tokens::Tokens;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -72,6 +79,12 @@ pub struct Settings {
     pub redirect: Redirect,
     /// Texts to show with every answer about the repositories that match.
     pub warnings: Vec<(globset::GlobMatcher, HeaderValue)>,
+    /// The address clients know, if it is another than the one they ask for.
+    pub public_url: Option<String>,
+    /// What `berth login` is told.
+    pub login: Option<serde_json::Value>,
+    /// How long after its end a token still serves the upload it began.
+    pub upload_grace: Duration,
 }
 
 /// Which clients fetch blobs from the store themselves.
@@ -93,7 +106,8 @@ pub struct App(Arc<Inner>);
 struct Inner {
     registry: Registry,
     metrics: Metrics,
-    policy: Policy,
+    /// Where everybody may do everything, nobody needs a token.
+    tokens: Option<Tokens>,
     settings: Settings,
     manifest_memory: Arc<Semaphore>,
     draining: AtomicBool,
@@ -106,7 +120,7 @@ impl App {
     pub fn new(
         registry: Registry,
         metrics: Metrics,
-        policy: Policy,
+        tokens: Option<Tokens>,
         settings: Settings,
         tasks: TaskTracker,
     ) -> Self {
@@ -114,7 +128,7 @@ impl App {
         Self(Arc::new(Inner {
             registry,
             metrics,
-            policy,
+            tokens,
             settings,
             manifest_memory,
             draining: AtomicBool::new(false),
@@ -132,6 +146,12 @@ impl App {
         Router::new()
             .route("/healthz", any(health::live))
             .route("/readyz", any(health::ready))
+            .route("/token", any(token::token))
+            .route("/oauth2/token", any(token::token))
+            .route("/oauth2/exchange", any(token::exchange))
+            .route("/oauth2/revoke", any(token::revoke))
+            .route("/.well-known/jwks.json", any(token::keys))
+            .route("/.well-known/berth-login", any(token::login))
             .fallback(serve)
             .with_state(self)
     }
@@ -160,6 +180,9 @@ struct Call {
     access: Access,
     /// Where it comes from.
     client: Option<IpAddr>,
+    request_id: String,
+    /// Where the connection can send files.
+    files: Option<Files>,
     method: Method,
     headers: HeaderMap,
     query: Query,
@@ -167,6 +190,26 @@ struct Call {
 }
 
 impl Call {
+    fn from(&self) -> audit::From<'_> {
+        audit::From { client: self.client, request_id: &self.request_id }
+    }
+
+    /// Writes down that somebody has changed a repository.
+    fn changed(
+        &self,
+        event: &'static str,
+        repository: &RepositoryName,
+        reference: &str,
+        digest: &str,
+        by: Permissions,
+    ) {
+        // Where everybody may do everything there is nobody to name.
+        if let Some(rule) = self.access.rule(repository, by) {
+            let identity = self.access.identity();
+            audit::changed(event, identity, repository.as_str(), reference, digest, &rule, self.from());
+        }
+    }
+
     fn is_redirected(&self) -> bool {
         match &self.app.settings().redirect {
             Redirect::Nobody => false,
@@ -193,14 +236,40 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
         };
         Whole::new(work, id, tasks).await
     };
-    let headers = response.headers_mut();
-    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        headers.insert(REQUEST_ID, id);
-    }
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    named(&mut response, &id);
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, %method, path, status, duration_ms, "{method} {path} {status}");
+    response
+}
+
+fn named(response: &mut Response, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+}
+
+/// Answers what is asked of the token service, which there is only where identities are known.
+async fn plain(
+    app: &App,
+    request: Request,
+    answer: impl AsyncFnOnce(&Tokens, Parts, Body, &str) -> Result<Response, HttpError>,
+) -> Response {
+    let id = request_id();
+    let (head, body) = request.into_parts();
+    let outcome = match &app.0.tokens {
+        Some(tokens) => answer(tokens, head, body, &id).await,
+        None => Err(HttpError::NoSuchPath),
+    };
+    let mut response = outcome.unwrap_or_else(|error| error.into_response(&id));
+    if response.status() == StatusCode::UNAUTHORIZED {
+        // RFC 9110 wants one; whoever asks here has a password.
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"berth\""));
+    }
+    named(&mut response, &id);
     response
 }
 
@@ -208,17 +277,32 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
     let (head, body) = request.into_parts();
     let body = RequestBody::new(body, app.settings().idle_timeout);
     let expects = head.headers.contains_key(header::EXPECT);
-    let (warning, outcome) = match checked(&app, &head) {
+    let (warnings, outcome) = match checked(&app, &head) {
         Ok((resource, query)) => {
-            let warning = warning(&app, &resource);
-            let access = Access::of(&app.0.policy);
-            let (method, headers) = (head.method, head.headers);
-            let peer = head.extensions.get::<Peer>();
-            let client = peer.map(|peer| client::address(peer.0, &headers, &app.settings().trusted_proxies));
-            let call = Call { app, access, client, method, headers, query, body: body.clone() };
-            (warning, dispatch(call, resource).await)
+            let client = client::of(&head, &app.settings().trusted_proxies);
+            match access(&app, &head, &resource, client).await {
+                Ok(access) => {
+                    let warnings = warnings(&app, &resource, &access);
+                    let request_id = id.to_owned();
+                    let files = head.extensions.get::<Files>().cloned();
+                    let (method, headers, body) = (head.method.clone(), head.headers.clone(), body.clone());
+                    let call = Call {
+                        app: app.clone(),
+                        access,
+                        client,
+                        request_id,
+                        files,
+                        method,
+                        headers,
+                        query,
+                        body,
+                    };
+                    (warnings, dispatch(call, resource).await)
+                }
+                Err(error) => (Vec::new(), Err(error)),
+            }
         }
-        Err(error) => (None, Err(error)),
+        Err(error) => (Vec::new(), Err(error)),
     };
     let mut response = match outcome {
         Ok(response) => response,
@@ -228,11 +312,79 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
             if !expects {
                 body.drain().await;
             }
-            error.into_response(id)
+            note(&app, &head, &error, id);
+            let challenge = challenge(&app, &head, &error);
+            let mut response = error.into_response(id);
+            response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+            response
         }
     };
-    response.headers_mut().extend(warning.map(|text| (header::WARNING, text)));
+    for text in warnings {
+        response.headers_mut().append(header::WARNING, text);
+    }
     response
+}
+
+/// Who asks. Whether they may is for whoever knows what they ask for.
+async fn access(
+    app: &App,
+    head: &Parts,
+    resource: &Resource,
+    client: Option<IpAddr>,
+) -> Result<Access, HttpError> {
+    let Some(tokens) = &app.0.tokens else { return Ok(Access::open()) };
+    let credential = challenge::credential(&head.headers);
+    // The headers of an upload's first request said who sends it. Its last may come hours later (A1).
+    let is_upload = matches!(resource, Resource::Upload { .. });
+    let grace = if is_upload { app.settings().upload_grace } else { Duration::ZERO };
+    let origin = challenge::origin(head, client);
+    let login = tokens.authenticate(&credential, &origin, grace).await?;
+    let access = Access::of(login, tokens.book(), client, tokens.now());
+    if matches!(resource, Resource::Base) && access.identity().is_anonymous() {
+        // Clients look here for whom to ask for a token; told that they need none, they never ask.
+        return Err(HttpError::Unauthorized {
+            scope: Scope::nothing(),
+            error: None,
+            reason: "log in to this registry (docker login), or ask for a token".to_owned(),
+        });
+    }
+    Ok(access)
+}
+
+/// Writes down who was refused. Whoever has not said who they are is asked to, which is no refusal.
+fn note(app: &App, head: &Parts, error: &HttpError, id: &str) {
+    let client = client::of(head, &app.settings().trusted_proxies);
+    let from = audit::From { client, request_id: id };
+    match error {
+        HttpError::Refused(refused) => audit::refused(&refused.to_string(), from),
+        HttpError::Denied(denied) | HttpError::Hidden(denied) => {
+            audit::denied(&denied.identity, denied.action, &denied.resource, &denied.by.to_string(), from);
+        }
+        HttpError::TagDenied { identity, action, tag, reason } => {
+            audit::denied(
+                identity,
+                action.as_str(),
+                &format!("{} (tag {tag})", head.uri.path()),
+                reason,
+                from,
+            );
+        }
+        HttpError::Unauthorized { error: Some(_), reason, .. } => audit::refused(reason, from),
+        _ => {}
+    }
+}
+
+/// How to get what is missing.
+fn challenge(app: &App, head: &Parts, error: &HttpError) -> Option<HeaderValue> {
+    let tokens = app.0.tokens.as_ref()?;
+    let (scope, error) = match error {
+        HttpError::Unauthorized { scope, error, .. } => (scope.clone(), *error),
+        HttpError::Refused(refused) if refused.is_final() => (Scope::nothing(), Some("invalid_token")),
+        _ => return None,
+    };
+    let settings = app.settings();
+    let realm = challenge::token_address(head, settings.public_url.as_deref(), &settings.trusted_proxies);
+    challenge::bearer(&realm, tokens.service(), &scope, error)
 }
 
 fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), HttpError> {
@@ -282,19 +434,7 @@ async fn dispatch(call: Call, resource: Resource) -> Result<Response, HttpError>
         (Resource::Manifest { repository, reference }, "DELETE") => {
             manifests::delete(&call, repository, reference).await
         }
-        (resource, _) => Err(HttpError::Method { allowed: allowed(&resource) }),
-    }
-}
-
-fn allowed(resource: &Resource) -> &'static str {
-    match resource {
-        Resource::Base | Resource::Catalog | Resource::Tags { .. } | Resource::Referrers { .. } => {
-            "GET, HEAD"
-        }
-        Resource::Blob { .. } => "GET, HEAD, DELETE",
-        Resource::Uploads { .. } => "POST",
-        Resource::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
-        Resource::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+        (resource, _) => Err(HttpError::Method { allowed: resource.methods() }),
     }
 }
 
@@ -315,7 +455,18 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-fn warning(app: &App, resource: &Resource) -> Option<HeaderValue> {
+/// What whoever asks should know: of the repository, and of their credential.
+fn warnings(app: &App, resource: &Resource, access: &Access) -> Vec<HeaderValue> {
+    let of_credential = access.warning().and_then(warning_299);
+    of_repository(app, resource).into_iter().chain(of_credential).collect()
+}
+
+/// A warning as the spec has it: code 299, no agent, no date.
+fn warning_299(text: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("299 - \"{}\"", text.replace(['\\', '"'], "'"))).ok()
+}
+
+fn of_repository(app: &App, resource: &Resource) -> Option<HeaderValue> {
     let repository: &RepositoryName = match resource {
         Resource::Base | Resource::Catalog => return None,
         Resource::Blob { repository, .. }

@@ -91,6 +91,17 @@ impl From<ReferenceError> for PathError {
 }
 
 impl Resource {
+    /// The methods it takes, as `Allow` lists them.
+    pub fn methods(&self) -> &'static str {
+        match self {
+            Self::Base | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET, HEAD",
+            Self::Blob { .. } => "GET, HEAD, DELETE",
+            Self::Uploads { .. } => "POST",
+            Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
+            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+        }
+    }
+
     /// Reads what follows `/v2/` in a URL's path: not yet percent-decoded, without the query;
     /// empty for `/v2/` itself.
     ///

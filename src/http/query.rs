@@ -11,6 +11,12 @@ impl Query {
         Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
+    /// The fields of a form are written as a query is.
+    pub(super) fn of_form(form: &[u8]) -> Self {
+        let pairs = form_urlencoded::parse(form);
+        Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(each, _)| each == name).map(|(_, value)| value.as_str())
     }

@@ -1,7 +1,7 @@
 //! Upload sessions over HTTP: end-4 to end-6, end-11 to end-14.
 
 use axum::response::Response;
-use berth_auth::Push;
+use berth_auth::{Permission, Permissions, Push, Scope};
 use berth_storage::{Algorithm, Digest};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, HttpError>;
 
 /// Begins an upload; or mounts a blob, or takes a whole one, where the query says so.
 pub(super) async fn begin(call: &Call, repository: RepositoryName) -> Result<Response> {
-    let permit = call.access.permit::<Push>(repository)?;
+    let permit = call.access.permit::<Push>(repository).map_err(|error| with_source(call, error))?;
     if let Some(mounted) = mount(call, &permit).await? {
         return Ok(mounted);
     }
@@ -35,6 +35,18 @@ pub(super) async fn begin(call: &Call, repository: RepositoryName) -> Result<Res
     Ok(response)
 }
 
+/// Whoever mounts needs to read there too, and asks for one token for both.
+fn with_source(call: &Call, error: HttpError) -> HttpError {
+    let source = call.query.get("mount").and_then(|_| call.query.get("from"));
+    match (error, source.and_then(|name| name.parse::<RepositoryName>().ok())) {
+        (HttpError::Unauthorized { scope, error, reason }, Some(source)) => {
+            let scope = scope.and(Scope::of(source.as_str(), Permission::Pull.into()));
+            HttpError::Unauthorized { scope, error, reason }
+        }
+        (error, _) => error,
+    }
+}
+
 /// A mount that cannot be is no error: the client then uploads.
 async fn mount(call: &Call, permit: &Permit<Push>) -> Result<Option<Response>> {
     let Some(digest) = call.query.get("mount") else { return Ok(None) };
@@ -48,6 +60,9 @@ async fn mount(call: &Call, permit: &Permit<Push>) -> Result<Option<Response>> {
         },
     };
     let mounted = call.app.registry().mount(permit, &digest, from).await?;
+    if mounted.is_some() {
+        call.changed("mount", permit.resource(), "blob", digest.as_str(), Permissions::PUSH);
+    }
     Ok(mounted.map(|blob| created(permit.resource(), &blob.digest)))
 }
 
@@ -56,7 +71,10 @@ async fn whole(call: &Call, permit: &Permit<Push>, digest: Digest) -> Result<Res
     let registry = call.app.registry();
     let session = registry.start_upload(permit, digest.algorithm()).await?;
     match registry.finish_upload(permit, &session.id, chunk(call)?, &digest).await {
-        Ok(blob) => Ok(created(permit.resource(), &blob.digest)),
+        Ok(blob) => {
+            call.changed("push", permit.resource(), "blob", blob.digest.as_str(), Permissions::PUSH);
+            Ok(created(permit.resource(), &blob.digest))
+        }
         Err(error) => {
             // The client never heard of this session, so nobody else would end it before it expires.
             if let Err(second) = registry.cancel_upload(permit, &session.id).await {
@@ -90,6 +108,7 @@ pub(super) async fn finish(call: &Call, repository: RepositoryName, id: &str) ->
     let digest = call.query.get("digest").ok_or(HttpError::DigestMissing)?.parse()?;
     let finished = call.app.registry().finish_upload(&permit, id, chunk(call)?, &digest).await;
     let blob = finished.map_err(|error| placed(error, permit.resource(), id))?;
+    call.changed("push", permit.resource(), "blob", blob.digest.as_str(), Permissions::PUSH);
     Ok(created(permit.resource(), &blob.digest))
 }
 

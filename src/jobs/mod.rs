@@ -8,6 +8,7 @@ mod blobs;
 pub mod fsck;
 mod objects;
 pub mod scrub;
+mod tokens;
 mod uploads;
 
 use std::ops::AddAssign;
@@ -95,6 +96,7 @@ pub async fn round(
     }
     blobs::collect(context, &mut total, progress).await?;
     objects::delete(context, &mut total, progress).await?;
+    tokens::expire(context).await?;
     Ok(total)
 }
 

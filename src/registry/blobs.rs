@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use berth_auth::{Delete, Pull, Push};
-use berth_storage::{ByteStream, Digest, Key, StoreError};
+use berth_auth::{Delete, Look, Pull, Push};
+use berth_storage::{ByteStream, Digest, Key, PieceStream, StoreError};
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Permit, Registry, RegistryError, again};
@@ -16,6 +17,8 @@ use crate::telemetry::FoundBy;
 const NAMES: i64 = 100;
 
 type Result<T> = std::result::Result<T, RegistryError>;
+/// A blob as it is read.
+type Reading<T> = BoxStream<'static, std::result::Result<T, StoreError>>;
 
 /// A blob as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,13 @@ pub struct BlobContent {
 }
 
 impl Registry {
+    /// Whether a blob is there, and how large. Writes nothing.
+    pub async fn find_blob(&self, permit: &Permit<Look>, digest: &Digest) -> Result<Blob> {
+        let found = blobs::find(&self.db, permit.resource(), digest).await?;
+        let found = found.ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
+        Ok(Blob { digest: found.digest, size_bytes: found.size_bytes })
+    }
+
     /// Looks a blob up. Writes nothing.
     pub async fn blob(&self, permit: &Permit<Pull>, digest: &Digest) -> Result<BlobContent> {
         let found = blobs::find(&self.db, permit.resource(), digest).await?;
@@ -70,13 +80,36 @@ impl Registry {
 
     /// Reads a range of a blob.
     pub async fn read_blob(&self, content: &BlobContent, range: Range<u64>) -> Result<ByteStream> {
-        let bytes = match self.store.read(&content.key, content.blob.size_bytes, range).await {
+        let read = self.store.read(&content.key, content.blob.size_bytes, range).await;
+        self.watched(content, read).await
+    }
+
+    /// Reads a range of a blob. What the store has in the page cache is not read, but named, so many
+    /// bytes at a time.
+    pub async fn read_blob_pieces(
+        &self,
+        content: &BlobContent,
+        range: Range<u64>,
+        unread_bytes: usize,
+    ) -> Result<PieceStream> {
+        let size_bytes = content.blob.size_bytes;
+        let read = self.store.read_pieces(&content.key, size_bytes, range, unread_bytes).await;
+        self.watched(content, read).await
+    }
+
+    /// What is read, where an object that is lost is marked as such.
+    async fn watched<T: 'static>(
+        &self,
+        content: &BlobContent,
+        read: std::result::Result<Reading<T>, StoreError>,
+    ) -> Result<Reading<T>> {
+        let pieces = match read {
             Err(error) if is_lost(&error) => return Err(self.lost(content).await?),
             read => read?,
         };
         let (registry, content) = (self.clone(), content.clone());
         // What is not read at once, or is kept nearer than the store, may be found lost on the way.
-        let watched = bytes.or_else(move |error| {
+        let watched = pieces.or_else(move |error| {
             let (registry, content) = (registry.clone(), content.clone());
             async move {
                 if is_lost(&error)

@@ -70,6 +70,14 @@ pub enum RegistryError {
         /// Some of the manifests that need it.
         by: Vec<String>,
     },
+    /// The permit does not go so far as to set this tag.
+    #[error("this permit may not {permission} tag {tag}")]
+    TagDenied {
+        /// To create or to overwrite, as it was to be done.
+        permission: berth_auth::Permission,
+        /// Which tag.
+        tag: String,
+    },
     /// There is no such repository.
     #[error("no repository {0}")]
     RepositoryUnknown(String),

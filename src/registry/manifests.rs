@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use berth_auth::{Delete, Pull, Push};
+use berth_auth::{Delete, Look, Permission, Pull, Push};
 use berth_storage::{Algorithm, Digest};
 use bytes::Bytes;
 
@@ -47,7 +47,7 @@ impl Registry {
     }
 
     /// A manifest without its bytes.
-    pub async fn manifest_head(&self, permit: &Permit<Pull>, reference: &Reference) -> Result<Head> {
+    pub async fn manifest_head(&self, permit: &Permit<Look>, reference: &Reference) -> Result<Head> {
         let found = manifests::head(&self.db, permit.resource(), reference).await?;
         found.ok_or_else(|| RegistryError::ManifestUnknown(reference.to_string()))
     }
@@ -69,19 +69,19 @@ impl Registry {
         }
         let parsed = parsed?;
         // Something it names may be collected or deleted after it was looked at: look again.
-        again(|| self.write_manifest(permit.resource(), &digest, &parsed, &put.content, &tags)).await?;
+        again(|| self.write_manifest(permit, &digest, &parsed, &put.content, &tags)).await?;
         Ok(Pushed { digest, tags, subject: parsed.subject })
     }
 
     async fn write_manifest(
         &self,
-        repository: &RepositoryName,
+        permit: &Permit<Push>,
         digest: &Digest,
         parsed: &Manifest,
         content: &[u8],
         tags: &[Tag],
     ) -> Result<()> {
-        let now = self.clock.now();
+        let (now, repository) = (self.clock.now(), permit.resource());
         let mut tx = self.db.begin().await?;
         let repository_id = repositories::ensure(&mut tx, repository, now).await?;
         let subject = parsed.subject.as_ref();
@@ -102,7 +102,7 @@ impl Registry {
         let mut tags: Vec<&Tag> = tags.iter().collect();
         tags.sort_unstable_by_key(|tag| tag.as_str());
         for tag in tags {
-            tags::set(&mut tx, repository_id, tag, digest, now).await?;
+            set_tag(&mut tx, permit, repository_id, tag, digest, now).await?;
         }
         fail::fail_point!("manifests::before_commit", |_| std::process::abort());
         tx.commit().await?;
@@ -149,6 +149,28 @@ impl Registry {
         fail::fail_point!("manifests::deleted", |_| std::process::abort());
         Ok(())
     }
+}
+
+/// Points a tag at a manifest, as far as the permit goes. Whether the tag is there is what the statement
+/// itself finds, so that it stays true whoever sets the same tag at the same moment (S5).
+async fn set_tag(
+    tx: &mut db::Tx,
+    permit: &Permit<Push>,
+    repository_id: i64,
+    tag: &Tag,
+    digest: &Digest,
+    now: i64,
+) -> Result<()> {
+    let (set, missing) = match (permit.may(Permission::Create), permit.may(Permission::Overwrite)) {
+        (true, true) => (tags::set(tx, repository_id, tag, digest, now).await?, Permission::Create),
+        (true, false) => (tags::create(tx, repository_id, tag, digest, now).await?, Permission::Overwrite),
+        (false, _) => (tags::overwrite(tx, repository_id, tag, digest, now).await?, Permission::Create),
+    };
+    // A push that is repeated changes nothing.
+    if set > 0 || tags::points_at(&mut *tx, repository_id, tag, digest).await? {
+        return Ok(());
+    }
+    Err(RegistryError::TagDenied { permission: missing, tag: tag.to_string() })
 }
 
 /// Hashes and parses a manifest, a large one where it holds nobody up.

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use berth_storage::Store;
+pub use berth_storage::{FileRange, Piece};
 use bytes::Bytes;
 use futures_util::Stream;
 

@@ -1,15 +1,16 @@
 //! A connection, from its first byte to its last.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{BoxError, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -18,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::files::FileStream;
 use super::streams::Streams;
-use crate::http::Peer;
+use super::tls::{Accepted, Certificates};
+use crate::http::{Files, Peer};
 
 /// What a reader has ready in one go at most; also the longest request head hyper takes in. Two hundred
 /// uploads hold two hundred of them.
@@ -31,12 +34,12 @@ const STREAMS: u32 = 250;
 /// How often a silent HTTP/2 connection is asked whether it lives.
 const PING: Duration = Duration::from_secs(20);
 
-type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
-
 /// How connections are taken.
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) router: Router,
+    /// With them it speaks TLS.
+    pub(super) certificates: Option<Certificates>,
     pub(super) header_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) header_bytes: u32,
@@ -44,6 +47,21 @@ pub(super) struct Door {
     pub(super) closing: CancellationToken,
     /// From now on nobody goes on.
     pub(super) ending: CancellationToken,
+}
+
+/// What a request is told of its connection.
+struct Beside {
+    peer: Peer,
+    files: Option<Files>,
+}
+
+impl Beside {
+    fn put(&self, extensions: &mut http::Extensions) {
+        extensions.insert(self.peer.clone());
+        if let Some(files) = &self.files {
+            extensions.insert(files.clone());
+        }
+    }
 }
 
 impl Door {
@@ -68,7 +86,9 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let ending = door.ending.clone();
-                ending.run_until_cancelled_owned(door.serve(stream, Peer(peer.ip()))).await;
+                let peer = Peer { address: peer.ip(), tls: false, certificates: None };
+                // What a connection needs is kept out of the task, which is many times copied.
+                ending.run_until_cancelled_owned(Box::pin(door.serve(stream, peer))).await;
                 drop(slot);
             });
         }
@@ -76,27 +96,55 @@ impl Door {
 
     /// Serves one connection, HTTP/1.1 or HTTP/2 as its first bytes say.
     async fn serve(self, stream: TcpStream, peer: Peer) {
-        let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
-        let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
-            return;
-        };
         // Small answers go out at once.
         let _ = stream.set_nodelay(true);
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.idle_timeout));
-        let io = TokioIo::new(Box::pin(stream));
-        let ended =
-            if speaks_http2 { self.serve_http2(io, peer).await } else { self.serve_http1(io, peer).await };
+        let ended = match self.certificates.clone() {
+            None => self.serve_plain(stream, peer).await,
+            Some(certificates) => self.serve_tls(stream, peer, &certificates).await,
+        };
         if let Err(error) = ended {
             // Clients hang up, and docker tries TLS first: nothing anyone must act on.
             tracing::debug!(%error, "a connection broke off");
         }
     }
 
-    async fn serve_http1(&self, io: Io, peer: Peer) -> hyper::Result<()> {
+    async fn serve_plain(&self, stream: TcpStream, peer: Peer) -> Result<(), BoxError> {
+        let first_bytes = timeout(self.header_timeout, speaks_http2(&stream));
+        let Some(Ok(Some(speaks_http2))) = self.closing.run_until_cancelled(first_bytes).await else {
+            return Ok(());
+        };
+        let files = Files::default();
+        let mut beside = Beside { peer, files: None };
+        if speaks_http2 {
+            return Ok(self.serve_http2(stream, beside).await?);
+        }
+        beside.files = Some(files.clone());
+        Ok(self.serve_http1(FileStream::new(stream, files), beside).await?)
+    }
+
+    async fn serve_tls(
+        &self,
+        stream: TcpStream,
+        peer: Peer,
+        certificates: &Certificates,
+    ) -> Result<(), BoxError> {
+        let Some(accepted) = self.closing.run_until_cancelled(certificates.accept(stream)).await else {
+            return Ok(());
+        };
+        let Accepted::Tls { stream, speaks_http2, certificates } = accepted? else { return Ok(()) };
+        let beside = Beside { peer: Peer { tls: true, certificates, ..peer }, files: None };
+        let served = if speaks_http2 {
+            self.serve_http2(stream, beside).await
+        } else {
+            self.serve_http1(stream, beside).await
+        };
+        Ok(served?)
+    }
+
+    async fn serve_http1(&self, stream: impl AsyncRead + AsyncWrite, beside: Beside) -> hyper::Result<()> {
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             let router = self.router.clone();
-            request.extensions_mut().insert(peer);
+            beside.put(request.extensions_mut());
             async move {
                 Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
             }
@@ -106,7 +154,7 @@ impl Door {
                 .timer(TokioTimer::new())
                 .header_read_timeout(self.header_timeout)
                 .max_buf_size(READ_BUFFER)
-                .serve_connection(io, service)
+                .serve_connection(self.io(stream), service)
         );
         tokio::select! {
             ended = connection.as_mut() => return ended,
@@ -115,10 +163,17 @@ impl Door {
         connection.await
     }
 
-    async fn serve_http2(&self, io: Io, peer: Peer) -> hyper::Result<()> {
+    /// The stream with its limit on how long a client may not read.
+    fn io<S: AsyncRead + AsyncWrite>(&self, stream: S) -> TokioIo<Pin<Box<TimeoutStream<S>>>> {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.idle_timeout));
+        TokioIo::new(Box::pin(stream))
+    }
+
+    async fn serve_http2(&self, stream: impl AsyncRead + AsyncWrite, beside: Beside) -> hyper::Result<()> {
         let streams = Streams::default();
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(peer);
+            beside.put(request.extensions_mut());
             let (router, stream) = (self.router.clone(), streams.open());
             async move {
                 let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -134,7 +189,7 @@ impl Door {
                 .max_header_list_size(self.header_bytes)
                 .keep_alive_interval(PING)
                 .keep_alive_timeout(PING)
-                .serve_connection(io, service)
+                .serve_connection(self.io(stream), service)
         );
         tokio::select! {
             ended = connection.as_mut() => return ended,

@@ -1,15 +1,18 @@
 //! Builds the parts from a configuration, listens, and ends in good order.
 
 mod connection;
+pub mod control;
+mod files;
+mod identity;
 mod storage;
 mod streams;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_auth::Policy;
 use berth_storage::StoreError;
 use http::HeaderValue;
 use ipnet::IpNet;
@@ -20,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::Door;
+pub use self::identity::tokens;
+use self::tls::Certificates;
+pub use self::tls::{TlsError, check as check_certificates};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Network, RedirectMode};
 use crate::db::{self, Db, Location, stores};
@@ -27,6 +33,7 @@ use crate::http::{App, Redirect, Settings as HttpSettings};
 use crate::jobs;
 use crate::registry::{Registry, Rule, Rules, Settings as RegistrySettings};
 use crate::telemetry::Metrics;
+use crate::tokens::{self, Tokens};
 
 /// Trouble while the parts are put together.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,15 @@ pub enum ServerError {
         /// Where the store is.
         store: String,
     },
+    /// In rules, users or robots.
+    #[error(transparent)]
+    Book(#[from] berth_auth::book::BookError),
+    /// In clusters or issuers.
+    #[error(transparent)]
+    Issuers(#[from] berth_auth::SettingsError),
+    /// In the authorities of client certificates.
+    #[error(transparent)]
+    Authorities(#[from] berth_auth::AuthorityError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -69,6 +85,9 @@ pub enum ServerError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The certificates are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system's signals cannot be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -126,7 +145,9 @@ pub struct Server {
     address: SocketAddr,
     /// For those who watch.
     watch: Option<TcpListener>,
+    certificates: Option<Certificates>,
     app: App,
+    tokens: Option<Tokens>,
     config: Config,
     context: jobs::Context,
     tasks: TaskTracker,
@@ -143,16 +164,25 @@ impl Server {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
+        let certificates = Certificates::open(&config.http.tls).await?;
         let context = open(&config, Binding::Check).await?;
         storage::keep_near(&context.store, &config.storage.cache).await?;
+        if tokens_in_the_clear(&config) {
+            tracing::warn!(
+                "passwords and tokens go over {} in the clear; set http.tls, or name the proxy that speaks TLS in \
+                 http.trusted_proxies",
+                config.http.listen
+            );
+        }
         if let Some(advice) = context.store.advice().await {
             tracing::warn!("{advice}");
         }
+        let tokens = if config.auth.is_empty() { None } else { Some(tokens(&config, &context).await?) };
         let jobs::Context { db, store, clock, metrics, .. } = context.clone();
         let registry = Registry::new(db, store, clock, registry_settings(&config)?, metrics.clone());
         let tasks = TaskTracker::new();
-        let app = App::new(registry, metrics, Policy::open(), http_settings(&config)?, tasks.clone());
-        Ok(Self { listener, address, watch, app, config, context, tasks })
+        let app = App::new(registry, metrics, tokens.clone(), http_settings(&config)?, tasks.clone());
+        Ok(Self { listener, address, watch, certificates, app, tokens, config, context, tasks })
     }
 
     /// The address that is listened on.
@@ -160,9 +190,15 @@ impl Server {
         self.address
     }
 
-    /// The address of the metrics, if there are any.
-    pub fn watch_address(&self) -> Option<SocketAddr> {
-        self.watch.as_ref().and_then(|listener| listener.local_addr().ok())
+    /// How the address begins: `https` with TLS, or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.certificates.is_some() { "https" } else { "http" }
+    }
+
+    /// The scheme and the address of the metrics, if there are any.
+    pub fn watch_address(&self) -> Option<(&'static str, SocketAddr)> {
+        let scheme = if self.config.metrics.tls { "https" } else { "http" };
+        self.watch.as_ref().and_then(|listener| Some((scheme, listener.local_addr().ok()?)))
     }
 
     /// Where the index and the objects are, for people.
@@ -177,19 +213,32 @@ impl Server {
 
     /// Serves until `stop` ends, then lets running transfers finish.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, watch, app, config, context, tasks, .. } = self;
-        let (db, store) = (context.db.clone(), context.store.clone());
+        let Self { listener, watch, certificates, app, tokens, config, context, tasks, .. } = self;
+        let (db, store, metrics) = (context.db.clone(), context.store.clone(), context.metrics.clone());
         let ending = CancellationToken::new();
         let closing = CancellationToken::new();
+        if let Some(tokens) = tokens {
+            identity::show_keys(&tokens, &context.metrics);
+            tasks.spawn(identity::watch(tokens.shelf(), context.metrics.clone(), ending.clone()));
+            tasks.spawn(control::serve(tokens.clone(), config.data.clone(), ending.clone()));
+            tasks.spawn(tokens::run(tokens, ending.clone()));
+        }
         tasks.spawn(jobs::run(context.clone(), config.gc.interval.get(), ending.clone()));
         if config.scrub.enabled {
             let (period, bytes_per_second) = (config.scrub.period.get(), config.scrub.rate.bytes());
             let settings = jobs::scrub::Settings { period, bytes_per_second };
             tasks.spawn(jobs::scrub::run(context, settings, ending.clone()));
         }
+        if let Some(certificates) = certificates.clone() {
+            certificates.show(&metrics);
+            let metrics = metrics.clone();
+            let following = ending.clone().run_until_cancelled_owned(certificates.follow(metrics));
+            tasks.spawn(following);
+        }
         let connections = TaskTracker::new();
         let door = Door {
             router: app.clone().router(),
+            certificates,
             header_timeout: config.http.header_timeout.get(),
             idle_timeout: config.http.idle_timeout.get(),
             header_bytes: u32::try_from(config.limits.header_bytes.bytes()).unwrap_or(u32::MAX),
@@ -197,7 +246,8 @@ impl Server {
             ending: ending.clone(),
         };
         if let Some(listener) = watch {
-            let door = Door { router: app.clone().watch_router(), ..door.clone() };
+            let certificates = door.certificates.clone().filter(|_| config.metrics.tls);
+            let door = Door { router: app.clone().watch_router(), certificates, ..door.clone() };
             let ending = ending.clone();
             tasks.spawn(async move {
                 // Few watch; who is many is no watcher.
@@ -236,6 +286,13 @@ impl Server {
         let _ = timeout(Duration::from_secs(10), store.close()).await;
         db.close().await;
     }
+}
+
+/// Whether credentials come over a network without TLS, as far as can be known.
+fn tokens_in_the_clear(config: &Config) -> bool {
+    let behind_tls = config.auth.public_url.as_ref().is_some_and(|url| url.starts_with("https://"));
+    let protected = config.http.tls.pair().is_some() || behind_tls || !config.http.trusted_proxies.is_empty();
+    !config.auth.is_empty() && !config.http.listen.ip().is_loopback() && !protected
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
@@ -277,6 +334,14 @@ fn http_settings(config: &Config) -> Result<HttpSettings, ConfigError> {
             RedirectMode::Networks => Redirect::Networks(networks(&config.storage.redirect.networks)),
         },
         warnings,
+        public_url: config.auth.public_url.clone(),
+        login: config.auth.login.as_ref().map(|login| {
+            let crate::config::Login { issuer, client_id, scopes, audience } = login;
+            serde_json::json!({
+                "issuer": issuer, "client_id": client_id, "scopes": scopes, "audience": audience,
+            })
+        }),
+        upload_grace: config.auth.upload_grace.get(),
     })
 }
 

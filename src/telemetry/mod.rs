@@ -1,11 +1,14 @@
 //! What Berth says of itself: log lines on standard error, and metrics for who asks.
 
+pub mod audit;
 mod metrics;
+
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
-pub use self::metrics::{FoundBy, Metrics};
+pub use self::metrics::{FoundBy, KeyLife, Metrics};
 
 /// Why a level is refused.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +23,10 @@ pub enum LevelError {
 
 /// Begins logging. `level` is as `info` or `info,berth=debug`; `json` is for machines.
 pub fn start(level: &str, json: bool) -> Result<(), LevelError> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
+    // Colours are for people, not for files.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_ansi(colours);
+    let builder = builder.with_writer(std::io::stderr);
     if json {
         builder.json().flatten_event(true).init();
     } else {
@@ -43,5 +49,5 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
         return Err(LevelError::Level(word.trim().to_owned()));
     }
     // sqlx tells of each migration it looks at, foyer of each step it takes; that is for who asks.
-    Ok(EnvFilter::try_new(format!("sqlx=warn,foyer=warn,foyer_storage=warn,{level}"))?)
+    Ok(EnvFilter::try_new(format!("audit=info,sqlx=warn,foyer=warn,foyer_storage=warn,{level}"))?)
 }

@@ -18,12 +18,14 @@ mod s3;
 mod tally;
 mod upload;
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use url::Url;
 
 use self::budget::Budget;
@@ -39,6 +41,29 @@ pub const SHARDS: u16 = 256;
 
 /// The bytes of an object, or of a range of it, as they are read.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// A part of an object, in its turn.
+#[derive(Debug)]
+pub enum Piece {
+    /// Its bytes.
+    Bytes(Bytes),
+    /// Where they are, for who can have the kernel send them.
+    File(FileRange),
+}
+
+/// Bytes of a file that are in the page cache, or were when they were handed out.
+#[derive(Debug, Clone)]
+pub struct FileRange {
+    /// The file, open for reading.
+    pub file: Arc<File>,
+    /// Where they begin, in bytes.
+    pub start_bytes: u64,
+    /// How many they are; never none.
+    pub size_bytes: usize,
+}
+
+/// The pieces of an object, or of a range of it, as they are read.
+pub type PieceStream = BoxStream<'static, Result<Piece, StoreError>>;
 
 /// An object found by [`Store::list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +173,25 @@ impl Store {
         range: Range<u64>,
     ) -> Result<ByteStream, StoreError> {
         match &self.backend {
-            Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, range).await,
+            Backend::Filesystem(filesystem) => Ok(bytes(filesystem.read(key, size_bytes, range, 0).await?)),
             Backend::Cloud(cloud) => cloud.read(key, size_bytes, range).await,
+        }
+    }
+
+    /// Reads as [`Store::read`] does, but for what is in the page cache, which is handed out as
+    /// [`Piece::File`], `unread_bytes` at a time.
+    pub async fn read_pieces(
+        &self,
+        key: &Key,
+        size_bytes: u64,
+        range: Range<u64>,
+        unread_bytes: usize,
+    ) -> Result<PieceStream, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, range, unread_bytes).await,
+            Backend::Cloud(cloud) => {
+                Ok(cloud.read(key, size_bytes, range).await?.map_ok(Piece::Bytes).boxed())
+            }
         }
     }
 
@@ -157,7 +199,7 @@ impl Store {
     /// nearer.
     pub async fn scan(&self, key: &Key, size_bytes: u64) -> Result<ByteStream, StoreError> {
         match &self.backend {
-            Backend::Filesystem(filesystem) => filesystem.read(key, size_bytes, 0..size_bytes).await,
+            Backend::Filesystem(_) => self.read(key, size_bytes, 0..size_bytes).await,
             Backend::Cloud(cloud) => cloud.stream(key, size_bytes, 0..size_bytes).await,
         }
     }
@@ -259,4 +301,13 @@ impl Store {
             Backend::Cloud(cloud) => cloud.signed_url(key).await,
         }
     }
+}
+
+/// The bytes of pieces none of which is a file.
+fn bytes(pieces: PieceStream) -> ByteStream {
+    let bytes = |piece| match piece {
+        Piece::Bytes(bytes) => bytes,
+        Piece::File(_) => unreachable!("nobody asked for files"),
+    };
+    pieces.map_ok(bytes).boxed()
 }

@@ -5,17 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which room may use which, besides itself. A room that is not listed is a mistake.
-const ARROWS: [(&str, &[&str]); 11] = [
-    ("cli", &["server", "config", "telemetry", "jobs", "db"]),
+const ARROWS: [(&str, &[&str]); 12] = [
+    ("cli", &["server", "config", "telemetry", "jobs", "tokens", "db", "oci", "clock", "berth_auth"]),
     (
         "server",
-        &["http", "jobs", "registry", "db", "config", "clock", "telemetry", "berth_storage", "berth_auth"],
+        &[
+            "http",
+            "jobs",
+            "registry",
+            "tokens",
+            "db",
+            "config",
+            "clock",
+            "telemetry",
+            "berth_storage",
+            "berth_auth",
+        ],
     ),
-    ("http", &["registry", "oci", "telemetry", "berth_auth", "berth_storage", "db"]),
+    ("http", &["registry", "tokens", "oci", "telemetry", "berth_auth", "berth_storage", "db"]),
     ("jobs", &["db", "clock", "telemetry", "berth_storage"]),
     ("registry", &["db", "oci", "clock", "telemetry", "berth_storage", "berth_auth"]),
+    ("tokens", &["db", "clock", "berth_auth"]),
     ("db", &["oci", "berth_storage"]),
-    ("config", &["db"]),
+    ("config", &["db", "berth_auth"]),
     ("oci", &["berth_storage"]),
     ("clock", &[]),
     ("telemetry", &["berth_storage"]),
@@ -26,7 +38,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
 const ONLY: [(&str, &str, &[&str]); 9] = [
     // Digests are the spec's vocabulary, and a store's trouble has a status; bytes go by the registry.
     ("http", "berth_storage", &["Algorithm", "Digest", "DigestError", "StoreError"]),
-    ("http", "telemetry", &["Metrics"]),
+    ("http", "telemetry", &["Metrics", "audit"]),
     ("registry", "telemetry", &["Metrics", "FoundBy"]),
     // A store counts its reads itself.
     ("telemetry", "berth_storage", &["Reads", "Store"]),
@@ -39,14 +51,19 @@ const ONLY: [(&str, &str, &[&str]); 9] = [
 ];
 
 /// Crates that belong to one room, or to few.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("sqlx", &["db"]),
     ("axum", &["http", "server"]),
     ("hyper", &["http", "server"]),
     ("clap", &["cli", "main"]),
     ("toml", &["config", "cli"]),
     ("anyhow", &["cli"]),
+    // A blocking client, for people at a terminal.
+    ("berth_credential_helper", &["cli"]),
 ];
+
+/// What runs beside the server, and starts in milliseconds.
+const SMALL: [&str; 3] = ["auth/token-client", "auth/credential-provider", "auth/credential-helper"];
 
 #[test]
 fn a_room_uses_only_the_rooms_its_arrows_point_at() {
@@ -98,6 +115,23 @@ fn storage_and_auth_know_neither_each_other_nor_the_server() {
 }
 
 #[test]
+fn the_small_programs_depend_on_nothing_of_the_server() {
+    for folder in SMALL {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        let ours = manifest.lines().filter_map(|line| line.strip_prefix("berth-")?.split_once(" = "));
+        for (name, _) in ours {
+            assert!(
+                ["token-client", "test-token-service"].contains(&name),
+                "{folder} depends on berth-{name}"
+            );
+        }
+        for heavy in ["tokio", "clap", "hyper", "reqwest"] {
+            assert!(!manifest.contains(heavy), "{folder} depends on {heavy}");
+        }
+    }
+}
+
+#[test]
 fn both_databases_have_the_same_migrations() {
     let names = |database: &str| -> BTreeSet<String> {
         let entries = fs::read_dir(root().join("migrations").join(database)).unwrap();
@@ -120,7 +154,7 @@ fn the_configuration_reference_is_the_one_the_program_writes() {
 
 #[test]
 fn every_module_says_what_lives_in_it() {
-    for folder in ["src", "storage/src", "auth/src", "tests/it", "benches"] {
+    for folder in ["src", "storage/src", "auth/src", "tests/it", "benches"].into_iter().chain(SMALL) {
         for file in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             assert!(

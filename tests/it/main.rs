@@ -5,6 +5,8 @@ mod clients;
 mod conformance;
 mod faults;
 mod harness;
+mod identity;
+mod kubernetes;
 mod operation;
 mod protocol;
 mod storage;

@@ -21,7 +21,7 @@ use self::reading::{Buffers, Reading};
 use self::sink::Sink;
 pub(crate) use self::writing::{BATCH_BYTES, Writer};
 use crate::budget::Budget;
-use crate::{Algorithm, ByteStream, Digest, Hasher, Key, Listed, SHARDS, StoreError, Upload};
+use crate::{Algorithm, Digest, Hasher, Key, Listed, PieceStream, SHARDS, StoreError, Upload};
 
 const FORMAT: u64 = 1;
 const MARKER: &str = "berth-store.json";
@@ -92,11 +92,12 @@ impl Filesystem {
         key: &Key,
         size_bytes: u64,
         range: Range<u64>,
-    ) -> Result<ByteStream, StoreError> {
+        unread_bytes: usize,
+    ) -> Result<PieceStream, StoreError> {
         let (path, key, buffers) = (self.path(key), key.clone(), Arc::clone(&self.0.buffers));
         let reading = blocking("open an object", move || {
             // The first piece is read on the same thread: a small blob costs one hop.
-            Reading::begin(open_whole(&path, &key, size_bytes)?, range, buffers)
+            Reading::begin(open_whole(&path, &key, size_bytes)?, range, unread_bytes, buffers)
         })
         .await?;
         Ok(reading.into_stream().boxed())

@@ -1,5 +1,6 @@
 //! A file on its way out: read from the page cache where the request runs, and on a thread that may
-//! block only when the disk has to be asked.
+//! block only when the disk has to be asked. What is in the page cache need not be read at all where
+//! the kernel can send it itself.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::StoreError;
+use crate::{FileRange, Piece, StoreError};
 
 /// Read in one go …
 const LARGE_BYTES: usize = 256 * 1024;
@@ -19,6 +20,8 @@ const LARGE_BYTES: usize = 256 * 1024;
 const SMALL_BYTES: usize = 16 * 1024;
 /// Large buffers that are kept for the next download.
 const KEPT: usize = 16;
+/// How far apart the bytes are by which the page cache is judged, and what is worth a call of its own.
+const STRIDE_BYTES: usize = 64 * 1024;
 
 /// The buffers of all downloads.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ pub(super) struct Reading {
     file: Arc<File>,
     buffers: Arc<Buffers>,
     rest: Range<u64>,
+    /// How much is handed out unread in one go, where the page cache has it.
+    unread_bytes: usize,
     /// Read already.
     ready: Option<Buffer>,
     /// Being read: where the disk has to be asked, it is asked before the reader comes back.
@@ -92,11 +97,16 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins, with the first piece. Blocks.
-    pub(super) fn begin(file: File, range: Range<u64>, buffers: Arc<Buffers>) -> Result<Self, StoreError> {
-        let mut reading =
-            Self { file: Arc::new(file), buffers, rest: range.start..range.end, ready: None, ahead: None };
-        if !reading.rest.is_empty() {
+    /// Begins, with the first piece where it must be read. Blocks.
+    pub(super) fn begin(
+        file: File,
+        range: Range<u64>,
+        unread_bytes: usize,
+        buffers: Arc<Buffers>,
+    ) -> Result<Self, StoreError> {
+        let (file, rest) = (Arc::new(file), range);
+        let mut reading = Self { file, buffers, rest, unread_bytes, ready: None, ahead: None };
+        if !reading.rest.is_empty() && reading.cached_bytes() == 0 {
             let (at, buffer) = reading.next_piece();
             reading.ready =
                 Some(fill(&reading.file, at, buffer, 0).map_err(StoreError::io("read an object"))?);
@@ -104,16 +114,20 @@ impl Reading {
         Ok(reading)
     }
 
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Piece, StoreError>> + Send {
         stream::unfold(self, Self::next)
     }
 
-    async fn next(mut self) -> Option<(Result<Bytes, StoreError>, Self)> {
+    async fn next(mut self) -> Option<(Result<Piece, StoreError>, Self)> {
         let piece = match (self.ready.take(), self.ahead.take()) {
             (Some(piece), _) => Ok(piece),
             (None, Some(task)) => self.wait(task).await,
             (None, None) if self.rest.is_empty() => return None,
             (None, None) => {
+                let length = self.cached_bytes();
+                if length > 0 {
+                    return Some((Ok(self.unread_piece(length)), self));
+                }
                 let (at, mut buffer) = self.next_piece();
                 let read = fill_now(&self.file, at, &mut buffer);
                 if read == buffer.filled {
@@ -125,7 +139,7 @@ impl Reading {
             }
         };
         match piece {
-            Ok(piece) => Some((Ok(Bytes::from_owner(piece)), self)),
+            Ok(piece) => Some((Ok(Piece::Bytes(Bytes::from_owner(piece))), self)),
             Err(error) => {
                 self.rest = 0..0;
                 Some((Err(StoreError::io("read an object")(error)), self))
@@ -135,7 +149,8 @@ impl Reading {
 
     async fn wait(&mut self, task: JoinHandle<io::Result<Buffer>>) -> io::Result<Buffer> {
         let piece = task.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))?;
-        if !self.rest.is_empty() {
+        // What need not be read need not be read ahead either: the next look finds it.
+        if !self.rest.is_empty() && self.cached_bytes() == 0 {
             let (at, mut buffer) = self.next_piece();
             let read = fill_now(&self.file, at, &mut buffer);
             // One page that was not there, or was just being written back, says nothing of the next
@@ -152,6 +167,20 @@ impl Reading {
     fn spawn(&self, at: u64, buffer: Buffer, read: usize) -> JoinHandle<io::Result<Buffer>> {
         let file = Arc::clone(&self.file);
         spawn_blocking(move || fill(&file, at, buffer, read))
+    }
+
+    /// How much of what comes next can be handed out unread: nothing if it is little, or has to be got
+    /// from the disk.
+    fn cached_bytes(&self) -> usize {
+        let left = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX);
+        let most = left.min(self.unread_bytes);
+        if most > STRIDE_BYTES { cached_bytes(&self.file, self.rest.start, most) } else { 0 }
+    }
+
+    fn unread_piece(&mut self, size_bytes: usize) -> Piece {
+        let start_bytes = self.rest.start;
+        self.rest.start += size_bytes as u64;
+        Piece::File(FileRange { file: Arc::clone(&self.file), start_bytes, size_bytes })
     }
 
     fn next_piece(&mut self) -> (u64, Buffer) {
@@ -184,6 +213,53 @@ fn fill_now(file: &File, at: u64, buffer: &mut Buffer) -> usize {
     preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
+/// How many bytes from `at` on, `most` at most, are in the page cache, as far as one byte in each
+/// stride tells.
+fn cached_bytes(file: &File, at: u64, most: usize) -> usize {
+    let is_there = |offset: usize| is_cached(file, at + offset as u64);
+    match (0..most).step_by(STRIDE_BYTES).find(|&offset| !is_there(offset)) {
+        Some(offset) => offset,
+        None if is_there(most - 1) => most,
+        None => (most - 1) / STRIDE_BYTES * STRIDE_BYTES,
+    }
+}
+
+impl FileRange {
+    /// Whether the page cache still has them, as far as the first tells.
+    pub fn is_cached(&self) -> bool {
+        is_cached(&self.file, self.start_bytes)
+    }
+
+    /// Has them in the page cache again. Blocks.
+    pub fn load(&self) -> io::Result<()> {
+        let (mut at, end) = (self.start_bytes, self.start_bytes + self.size_bytes as u64);
+        let mut buffer = vec![0; SMALL_BYTES];
+        while at < end {
+            match self.file.read_at(&mut buffer, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => at += read as u64,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_cached(file: &File, at: u64) -> bool {
+    use std::io::IoSliceMut;
+
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) == Ok(1)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_cached(_: &File, _: u64) -> bool {
+    false
+}
+
 #[cfg(not(target_os = "linux"))]
 fn fill_now(_: &File, _: u64, _: &mut Buffer) -> usize {
     0
@@ -199,8 +275,8 @@ mod tests {
 
     const PIECE: u64 = LARGE_BYTES as u64;
 
-    #[tokio::test]
-    async fn a_piece_that_takes_the_disk_does_not_make_the_next_ones_take_a_thread() {
+    /// Eight pieces, the third of which is not in the page cache.
+    fn file() -> (File, Vec<u8>) {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..8 * PIECE).map(|at| u8::try_from(at / 1000 % 251).unwrap()).collect();
         // In small writes: a page cache that is made of large folios drops only whole ones.
@@ -209,19 +285,70 @@ mod tests {
         }
         file.sync_all().unwrap();
         fadvise(&file, 2 * PIECE, std::num::NonZeroU64::new(PIECE), Advice::DontNeed).unwrap();
+        (file, bytes)
+    }
 
-        let mut reading = Reading::begin(file, 0..8 * PIECE, Buffers::new(4 * PIECE)).unwrap();
-        let mut read = Vec::new();
+    fn read(piece: Piece) -> Bytes {
+        match piece {
+            Piece::Bytes(bytes) => bytes,
+            Piece::File(FileRange { file, start_bytes, size_bytes }) => {
+                let mut bytes = vec![0; size_bytes];
+                file.read_exact_at(&mut bytes, start_bytes).unwrap();
+                bytes.into()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_takes_the_disk_does_not_make_the_next_ones_take_a_thread() {
+        let (file, bytes) = file();
+        let mut reading = Reading::begin(file, 0..8 * PIECE, 0, Buffers::new(4 * PIECE)).unwrap();
+        let mut all = Vec::new();
         for _ in 0..4 {
             let (piece, rest) = reading.next().await.unwrap();
-            read.extend_from_slice(&piece.unwrap());
+            all.extend_from_slice(&read(piece.unwrap()));
             reading = rest;
         }
         assert!(reading.ahead.is_none(), "a thread still reads what is in the page cache");
         while let Some((piece, rest)) = reading.next().await {
-            read.extend_from_slice(&piece.unwrap());
+            all.extend_from_slice(&read(piece.unwrap()));
             reading = rest;
         }
-        assert!(read == bytes, "what was read is not what was written");
+        assert!(all == bytes, "what was read is not what was written");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_page_cache_is_handed_out_unread_and_the_rest_is_read() {
+        let (file, bytes) = file();
+        for range in [0..8 * PIECE, 1000..8 * PIECE - 1000, 2 * PIECE + 5..8 * PIECE, 0..2 * PIECE] {
+            fadvise(&file, 2 * PIECE, std::num::NonZeroU64::new(PIECE), Advice::DontNeed).unwrap();
+            let (again, most) = (file.try_clone().unwrap(), 4 * LARGE_BYTES);
+            let mut reading = Reading::begin(again, range.clone(), most, Buffers::new(4 * PIECE)).unwrap();
+            let (mut at, mut unread, mut all) = (range.start, 0, Vec::new());
+            while let Some((piece, rest)) = reading.next().await {
+                let piece = piece.unwrap();
+                if let Piece::File(piece) = &piece {
+                    assert_eq!(piece.start_bytes, at, "pieces are in order");
+                    assert!(at != 2 * PIECE + 5, "the range begins with what was not in memory");
+                    assert!(piece.size_bytes <= most);
+                    unread += piece.size_bytes as u64;
+                }
+                all.extend_from_slice(&read(piece));
+                at = range.start + all.len() as u64;
+                reading = rest;
+            }
+            let wanted = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+            assert!(all == bytes[wanted], "{range:?}: what was read is not what was written");
+            assert!(unread >= PIECE, "{range:?}: only {unread} bytes were handed out unread");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_small_is_read_with_the_look_at_it() {
+        let (file, bytes) = file();
+        let reading = Reading::begin(file, 0..1000, 4 * LARGE_BYTES, Buffers::new(4 * PIECE)).unwrap();
+        let (piece, _) = reading.next().await.unwrap();
+        let Ok(Piece::Bytes(piece)) = piece else { panic!("a small piece is bytes") };
+        assert!(piece == bytes[..1000]);
     }
 }

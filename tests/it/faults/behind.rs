@@ -49,6 +49,15 @@ impl Index {
         .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// The first column of every row.
+    pub async fn bytes(&mut self, sql: &'static str) -> Vec<Vec<u8>> {
+        match self {
+            Self::Sqlite(on) => sqlx::query_scalar(sql).fetch_all(on).await,
+            Self::Postgres(on) => sqlx::query_scalar(sql).fetch_all(on).await,
+        }
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
     pub async fn execute(&mut self, sql: &'static str) {
         match self {
             Self::Sqlite(on) => sqlx::query(sql).execute(on).await.map(drop),

@@ -49,6 +49,11 @@ impl<'a> Docker<'a> {
         self.bench.run("docker", &[&["--host", &self.socket], arguments].concat()).await
     }
 
+    /// Runs the docker client, which must fail; returns what it says.
+    pub async fn run_and_fail(&self, arguments: &[&str]) -> String {
+        self.bench.run_and_fail("docker", &[&["--host", &self.socket], arguments].concat()).await
+    }
+
     /// The id of an image, which is the digest of its config.
     pub async fn id(&self, image: &str) -> String {
         self.run(&["image", "inspect", "--format", "{{.Id}}", image]).await.text()

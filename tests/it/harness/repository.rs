@@ -36,7 +36,12 @@ impl Pulled {
 impl Repository {
     /// The repository `name` of the registry at `http://HOST:PORT`.
     pub fn at(registry: &str, name: &str) -> Self {
-        Self { client: http(), registry: registry.to_owned(), name: name.to_owned() }
+        Self::through(http(), registry, name)
+    }
+
+    /// The same, through a client of the test's own.
+    pub fn through(client: reqwest::Client, registry: &str, name: &str) -> Self {
+        Self { client, registry: registry.to_owned(), name: name.to_owned() }
     }
 
     /// The address of something below the repository, for example `tags/list`.

@@ -16,9 +16,10 @@ use super::{
     postgres::Postgres,
     process::{PATIENCE, Process},
     run,
+    tls::Tls,
 };
 
-const LISTENING: &str = "Berth is listening on http://";
+const LISTENING: &str = "Berth is listening on ";
 
 /// Where the server under test keeps its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub struct Server {
 /// What a server is started with.
 pub struct Builder {
     config: String,
+    tls: Option<Tls>,
     /// None where the configuration names one that is there already.
     database: Option<Database>,
     place: Place,
@@ -90,6 +92,7 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             config: String::new(),
+            tls: None,
             database: Some(Database::of_the_run()),
             place: Place::Fresh(Storage::of_the_run()),
             environment: Vec::new(),
@@ -102,6 +105,7 @@ impl Server {
     pub fn beside(&self) -> Builder {
         Builder {
             config: self.setup.config.clone(),
+            tls: None,
             database: None,
             place: Place::Given(self.objects.clone()),
             environment: Vec::new(),
@@ -109,9 +113,23 @@ impl Server {
         }
     }
 
-    /// The address without a path: `http://127.0.0.1:PORT`.
+    /// The address without a path: `http://127.0.0.1:PORT`, or `https://` of a server that speaks TLS.
     pub fn url(&self) -> String {
-        format!("http://{}", self.host)
+        let scheme = if self.setup.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.host)
+    }
+
+    /// The certificates of a server that speaks TLS.
+    pub fn tls(&self) -> &Tls {
+        self.setup.tls.as_ref().expect("the server speaks TLS")
+    }
+
+    /// A client of this server.
+    pub fn client(&self) -> reqwest::Client {
+        match &self.setup.tls {
+            None => super::http(),
+            Some(tls) => tls.client().build().expect("a client that trusts one authority"),
+        }
     }
 
     /// The address as it stands in an image name: `127.0.0.1:PORT`.
@@ -121,7 +139,7 @@ impl Server {
 
     /// A repository of this server, for requests of the test's own.
     pub fn repository(&self, name: &str) -> Repository {
-        Repository::at(&self.url(), name)
+        Repository::through(self.client(), &self.url(), name)
     }
 
     /// The folder with the server's data.
@@ -254,6 +272,14 @@ impl Builder {
         builder
     }
 
+    /// Speaks TLS, with a certificate of a new authority.
+    pub fn tls(mut self) -> Self {
+        let tls = Tls::new();
+        self = self.config(&tls.config());
+        self.tls = Some(tls);
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
         self
@@ -299,7 +325,8 @@ impl Builder {
         let host = process
             .until("it listens", |said| {
                 let line = said.split_once(LISTENING)?.1;
-                Some(line.split_once(char::is_whitespace)?.0.trim_end_matches('/').to_owned())
+                let address = line.split_once(char::is_whitespace)?.0.trim_end_matches('/');
+                Some(address.split_once("://").expect("an address has a scheme").1.to_owned())
             })
             .await;
         (process, host)

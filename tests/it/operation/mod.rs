@@ -5,6 +5,8 @@ mod fsck;
 mod gc;
 mod http2;
 mod limits;
+mod policy;
 pub mod scenes;
 mod scrub;
 mod serve;
+mod tls;

@@ -2,6 +2,7 @@
 
 mod bad_bodies;
 mod bad_input;
+mod folder;
 mod listings;
 mod plans;
 mod pull;

@@ -137,7 +137,7 @@ async fn several_ranges_are_answered_in_parts() {
 }
 
 /// The parts of a multipart body (RFC 2046), each its head and its bytes.
-fn parts(body: &[u8], boundary: &str) -> Vec<(String, Vec<u8>)> {
+pub fn parts(body: &[u8], boundary: &str) -> Vec<(String, Vec<u8>)> {
     let position = |from: usize, text: &str| {
         let found = body[from..].windows(text.len()).position(|window| window == text.as_bytes());
         from + found.unwrap_or_else(|| panic!("{text:?} follows"))

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    Database, Repository, Server, content, http,
+    Database, Repository, Server, content,
     layout::{CONFIG, LAYER, MANIFEST},
     tools::Workbench,
 };
@@ -63,7 +63,7 @@ pub async fn on_each_database_with(config: &str, test: impl AsyncFn(&Berth)) {
 
 impl Berth {
     pub fn of(server: Server) -> Self {
-        Self { server, client: http() }
+        Self { client: server.client(), server }
     }
 
     /// The same server, spoken to in HTTP/2.

@@ -1,0 +1,182 @@
+//! What is odd about rules that are good: they can never match, or do more than they seem to.
+
+use std::collections::BTreeSet;
+
+use super::rule::{Ready, Who};
+use super::{Effect, Policy};
+use crate::{Kind, Permission, Permissions};
+
+/// The attributes that Berth gives to service accounts, nodes and the CI jobs of issuers it knows.
+pub const ATTRIBUTES: [&str; 43] = [
+    "cluster",
+    "namespace",
+    "serviceaccount",
+    "pod",
+    "pod_uid",
+    "node",
+    "repository",
+    "repository_id",
+    "repository_owner",
+    "repository_owner_id",
+    "repository_visibility",
+    "repository_uri",
+    "ref",
+    "ref_type",
+    "ref_path",
+    "ref_protected",
+    "environment",
+    "environment_protected",
+    "workflow_ref",
+    "job_workflow_ref",
+    "event_name",
+    "actor",
+    "runner_environment",
+    "namespace_id",
+    "namespace_path",
+    "project_id",
+    "project_path",
+    "deployment_tier",
+    "pipeline_source",
+    "user_login",
+    "organization",
+    "organization_id",
+    "pipeline",
+    "pipeline_id",
+    "branch",
+    "tag",
+    "step",
+    "build_source",
+    "tenant",
+    "application",
+    "identity_type",
+    "username",
+    "resource_id",
+];
+
+/// Something odd about a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Which of the rules, the first being 0.
+    pub index: usize,
+    /// Its name.
+    pub rule: String,
+    /// What is odd.
+    pub text: String,
+}
+
+/// Who and what there is besides rules.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known<'a> {
+    /// The names of the users.
+    pub(crate) users: BTreeSet<&'a str>,
+    /// The names of the robots.
+    pub(crate) robots: BTreeSet<&'a str>,
+    /// Attributes that identities have besides [`ATTRIBUTES`].
+    pub(crate) attributes: BTreeSet<&'a str>,
+}
+
+impl Policy {
+    /// What is odd about the rules.
+    pub(crate) fn lint(&self, known: &Known<'_>) -> Vec<Remark> {
+        let mut remarks = Vec::new();
+        for (index, ready) in self.ready().iter().enumerate() {
+            let remark = |text| Remark { index, rule: ready.rule.name.clone(), text };
+            remarks.extend(known.of(ready).into_iter().map(remark));
+            remarks.extend(self.shadow(ready).map(remark));
+        }
+        remarks
+    }
+
+    /// The deny without conditions that takes away all that a rule allows.
+    fn shadow(&self, allow: &Ready) -> Option<String> {
+        if allow.rule.effect == Effect::Deny {
+            return None;
+        }
+        let covers = |deny: &&Ready| {
+            deny.rule.effect == Effect::Deny
+                && deny.is_unconditional()
+                && allow.actions.without(deny.actions).is_empty()
+                && allow.identities.iter().all(|who| deny.identities.iter().any(|all| all.covers(who)))
+                && allow.repositories.iter().all(|one| deny.repositories.iter().any(|all| all.covers(one)))
+        };
+        let deny = self.ready().iter().find(covers)?;
+        Some(format!("it allows nothing: rule {:?} denies all of it", deny.rule.name))
+    }
+}
+
+impl Known<'_> {
+    fn of(&self, ready: &Ready) -> Vec<String> {
+        let mut texts = Vec::new();
+        let rule = &ready.rule;
+        let allows = rule.effect == Effect::Allow;
+        for (who, text) in ready.identities.iter().zip(&rule.identities) {
+            match who {
+                Who::Everyone if allows => texts.push(format!(
+                    "{text:?} in identities is everyone who has said who they are: each user, robot, pod, node \
+                     and CI job of every cluster and issuer"
+                )),
+                Who::Anonymous if allows && ready.actions.without(Permissions::PULL) != Permissions::NONE => {
+                    let more = ready.actions.without(Permissions::PULL);
+                    texts.push(format!("everyone who reaches the registry may {more} there, without saying who they are"));
+                }
+                Who::Named(Kind::User, pattern) if pattern.plain().is_some_and(|name| !self.users.contains(name)) => {
+                    texts.push(format!("{text:?} in identities matches nobody: there is no such user"));
+                }
+                Who::Named(Kind::Robot, pattern)
+                    if pattern.plain().is_some_and(|name| !self.robots.contains(name)) =>
+                {
+                    texts.push(format!("{text:?} in identities matches nobody: there is no such robot"));
+                }
+                Who::Named(kind @ (Kind::ServiceAccount | Kind::Node), pattern) => {
+                    let parts = if *kind == Kind::Node { 2 } else { 3 };
+                    if !pattern.may_have(parts) {
+                        texts.push(format!(
+                            "{text:?} in identities matches nobody: the name of a {} has {parts} parts",
+                            kind.as_str()
+                        ));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let only_anonymous = ready.identities.iter().all(|who| matches!(who, Who::Anonymous));
+        for pattern in &ready.repositories {
+            if let Some(part) = pattern.impossible() {
+                texts.push(format!(
+                    "{:?} in repositories matches nothing: no part of a repository's name is {part:?}",
+                    pattern.text()
+                ));
+            }
+            for attribute in pattern.attributes() {
+                if only_anonymous {
+                    texts.push(format!("{:?} matches nothing: anonymous has no attributes", pattern.text()));
+                } else if !ATTRIBUTES.contains(&attribute) && !self.attributes.contains(attribute) {
+                    texts.push(format!(
+                        "{:?} uses the attribute {attribute}, which nothing here gives to anybody",
+                        pattern.text()
+                    ));
+                }
+            }
+        }
+        if ready.actions.contains(Permission::Overwrite)
+            && !ready.actions.contains(Permission::Create)
+            && allows
+        {
+            texts.push("it allows to overwrite tags and not to create them".to_owned());
+        }
+        texts
+    }
+}
+
+impl Who {
+    /// Whether it is about all that another is about. No where there is doubt.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Everyone, other) => !matches!(other, Self::Anonymous),
+            (Self::Named(kind, all), Self::Named(of, one)) => kind == of && all.covers(one),
+            (Self::Group(all), Self::Group(one)) => all.covers(one),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Who is asking: tokens, the policy, and every way to show who one is.
+
+mod attacks;
+mod clients;
+mod clusters;
+mod oidc;
+mod routes;
+mod scenes;
+mod tokens;
+mod uploads;
