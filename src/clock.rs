@@ -37,6 +37,7 @@ impl Clock {
     }
 }
 
-fn millis(span: Duration) -> i64 {
+/// A span as times are counted: milliseconds.
+pub fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

@@ -31,8 +31,8 @@ pub use network::Network;
 pub use permission::{Permission, Permissions, UnknownAction};
 pub use permit::{Action, Delete, Everything, List, Look, Permit, Pull, Push};
 pub use policy::{
-    ATTRIBUTES, Caller, Considered, Denied, DeniedBy, Effect, Explanation, Outcome, Policy, PolicyError,
-    Question, Remark, Rule,
+    Caller, Considered, Denied, DeniedBy, Effect, Explanation, Outcome, Policy, PolicyError, Question,
+    Remark, Rule,
 };
 pub use scope::Scope;
 pub use token::AccessToken;

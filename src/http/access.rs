@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use berth_auth::book::Book;
 use berth_auth::{
-    Action, Caller, Denied, DeniedBy, Everything, Identity, List, Look, Permission, Permissions, Policy,
-    Pull, Push, Scope,
+    Action, Caller, Denied, DeniedBy, Everything, Identity, List, Permission, Permissions, Policy, Scope,
 };
 
 use super::error::HttpError;
@@ -59,15 +58,20 @@ impl Access {
         Caller { identity: self.identity(), client, now }
     }
 
-    fn within(&self, repository: &str) -> Permissions {
-        let within = self.known.as_ref().and_then(|known| known.login.within.as_ref());
-        within.map_or(Permissions::ALL, |scope| scope.permissions(repository))
+    /// What a token is good for, where one came that says so.
+    fn scope(&self) -> Option<&Scope> {
+        self.known.as_ref()?.login.within.as_ref()
+    }
+
+    /// The right to do `A` with a repository, where it is no error not to have it.
+    pub(super) fn may<A: Action>(&self, repository: RepositoryName) -> Result<Permit<A>, Denied> {
+        let within = self.scope().map_or(Permissions::ALL, |scope| scope.permissions(repository.as_str()));
+        self.policy().permit(&self.caller(), repository, within)
     }
 
     /// The right to do `A` with a repository, or the refusal.
     pub(super) fn permit<A: Action>(&self, repository: RepositoryName) -> Result<Permit<A>, HttpError> {
-        let within = self.within(repository.as_str());
-        let denied = match self.policy().permit(&self.caller(), repository, within) {
+        let denied = match self.may(repository) {
             Ok(permit) => return Ok(permit),
             Err(denied) => denied,
         };
@@ -98,23 +102,6 @@ impl Access {
         }
     }
 
-    /// The right to pull from a repository, where it is no error not to have it.
-    pub(super) fn may_pull(&self, repository: RepositoryName) -> Option<Permit<Pull>> {
-        let within = self.within(repository.as_str());
-        self.policy().permit(&self.caller(), repository, within).ok()
-    }
-
-    /// The right to push to a repository, where it is no error not to have it.
-    pub(super) fn may_push(&self, repository: RepositoryName) -> Option<Permit<Push>> {
-        let within = self.within(repository.as_str());
-        self.policy().permit(&self.caller(), repository, within).ok()
-    }
-
-    /// The right to know whether something is there: whoever pushes may ask before they send it.
-    pub(super) fn look(&self, repository: RepositoryName) -> Result<Permit<Look>, HttpError> {
-        self.permit(repository)
-    }
-
     /// Whether a repository is shown in a list.
     pub(super) fn shows(&self, repository: &str) -> bool {
         let Some(known) = &self.known else { return true };
@@ -125,8 +112,7 @@ impl Access {
     pub(super) fn list(&self) -> Result<berth_auth::Permit<List, Everything>, HttpError> {
         let permit = self.policy().permit(&self.caller(), Everything, Permissions::ALL);
         let permit = permit.map_err(|denied| self.refused(denied, Scope::of_catalog(), false))?;
-        let within = self.known.as_ref().and_then(|known| known.login.within.as_ref());
-        if within.is_some_and(|scope| !scope.has_catalog()) {
+        if self.scope().is_some_and(|scope| !scope.has_catalog()) {
             let (scope, error) = (Scope::of_catalog(), Some("insufficient_scope"));
             let reason = format!("the token is not good for the catalog; get one for {scope}");
             return Err(HttpError::Unauthorized { scope, error, reason });

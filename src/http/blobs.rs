@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use berth_auth::{Delete, Permission, Pull};
+use berth_auth::{Delete, Look, Permission, Pull};
 use berth_storage::Digest;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -19,13 +19,13 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 type Result<T> = std::result::Result<T, HttpError>;
 
 /// Whether a blob is there. To one who may push, yes is a promise.
-pub(super) async fn head(call: &Call, repository: RepositoryName, digest: &Digest) -> Result<Response> {
-    let look = call.access.look(repository.clone())?;
-    let blob = match call.access.may_push(repository) {
-        Some(push) => call.app.registry().confirm_blob(&push, digest).await?,
-        None => call.app.registry().find_blob(&look, digest).await?,
+pub(super) async fn head(call: &Call<'_>, repository: RepositoryName, digest: &Digest) -> Result<Response> {
+    let look = call.access.permit::<Look>(repository.clone())?;
+    let blob = match call.access.may(repository) {
+        Ok(push) => call.app.registry().confirm_blob(&push, digest).await?,
+        Err(_) => call.app.registry().find_blob(&look, digest).await?,
     };
-    if not_modified(&call.headers, digest) {
+    if not_modified(&call.head.headers, digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, digest));
     }
     let mut response = described(StatusCode::OK, digest);
@@ -35,10 +35,10 @@ pub(super) async fn head(call: &Call, repository: RepositoryName, digest: &Diges
 }
 
 /// The bytes of a blob, or ranges of them.
-pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest) -> Result<Response> {
+pub(super) async fn get(call: &Call<'_>, repository: RepositoryName, digest: &Digest) -> Result<Response> {
     let permit = call.access.permit::<Pull>(repository)?;
     let content = call.app.registry().blob(&permit, digest).await?;
-    if not_modified(&call.headers, digest) {
+    if not_modified(&call.head.headers, digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, digest));
     }
     if call.is_redirected()
@@ -52,7 +52,7 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest
         return Ok(response);
     }
     let length = content.blob.size_bytes;
-    match wanted(&call.headers, digest, length) {
+    match wanted(&call.head.headers, digest, length) {
         Ranges::Whole => {
             let whole = ByteRange { start: 0, end_exclusive: length };
             one(call, &content, whole, StatusCode::OK).await
@@ -66,17 +66,22 @@ pub(super) async fn get(call: &Call, repository: RepositoryName, digest: &Digest
 }
 
 /// end-10: takes a blob out of the repository.
-pub(super) async fn delete(call: &Call, repository: RepositoryName, digest: &Digest) -> Result<Response> {
+pub(super) async fn delete(call: &Call<'_>, repository: RepositoryName, digest: &Digest) -> Result<Response> {
     let permit = call.access.permit::<Delete>(repository)?;
     call.app.registry().delete_blob(&permit, digest).await?;
     call.changed("delete", permit.resource(), "blob", digest.as_str(), Permission::Delete.into());
     Ok(empty(StatusCode::ACCEPTED))
 }
 
-async fn one(call: &Call, content: &BlobContent, range: ByteRange, status: StatusCode) -> Result<Response> {
+async fn one(
+    call: &Call<'_>,
+    content: &BlobContent,
+    range: ByteRange,
+    status: StatusCode,
+) -> Result<Response> {
     let (registry, bytes) = (call.app.registry(), range.start..range.end_exclusive);
     // An error in the middle ends the connection: a short body must not look like a whole one.
-    let body = match call.files.clone() {
+    let body = match call.files() {
         None => Body::from_stream(registry.read_blob(content, bytes).await?),
         Some(files) => {
             let pieces = registry.read_blob_pieces(content, bytes, files::LONGEST).await?;
@@ -98,7 +103,7 @@ async fn one(call: &Call, content: &BlobContent, range: ByteRange, status: Statu
 }
 
 /// Several ranges, one after the other, each read when its turn comes.
-fn several(call: &Call, content: BlobContent, ranges: &[ByteRange]) -> Response {
+fn several(call: &Call<'_>, content: BlobContent, ranges: &[ByteRange]) -> Response {
     let length = content.blob.size_bytes;
     let parts = multipart(&content.blob.digest, "application/octet-stream", length, ranges);
     let mut response = described(StatusCode::PARTIAL_CONTENT, &content.blob.digest);

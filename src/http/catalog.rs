@@ -10,7 +10,7 @@ use super::uploads::ascii;
 use super::{Call, json};
 
 /// A page of repositories in byte order, and a link to the next.
-pub(super) async fn list(call: &Call) -> Result<Response, HttpError> {
+pub(super) async fn list(call: &Call<'_>) -> Result<Response, HttpError> {
     let permit = call.access.list()?;
     let limit = call.query.page(call.app.settings().page)?;
     let last = call.query.last();

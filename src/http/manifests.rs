@@ -1,7 +1,7 @@
 //! Manifests over HTTP: end-3, end-7 and end-9.
 
 use axum::response::Response;
-use berth_auth::{Delete, Permission, Permissions, Pull, Push};
+use berth_auth::{Delete, Look, Permission, Permissions, Pull, Push};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -19,10 +19,14 @@ const TAG: HeaderName = HeaderName::from_static("oci-tag");
 type Result<T> = std::result::Result<T, HttpError>;
 
 /// Whether a manifest is there, and what GET would say of it.
-pub(super) async fn head(call: &Call, repository: RepositoryName, reference: &Reference) -> Result<Response> {
-    let permit = call.access.look(repository)?;
+pub(super) async fn head(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    reference: &Reference,
+) -> Result<Response> {
+    let permit = call.access.permit::<Look>(repository)?;
     let head = call.app.registry().manifest_head(&permit, reference).await?;
-    if not_modified(&call.headers, &head.digest) {
+    if not_modified(&call.head.headers, &head.digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
     }
     let mut response = described(StatusCode::OK, &head.digest);
@@ -32,15 +36,19 @@ pub(super) async fn head(call: &Call, repository: RepositoryName, reference: &Re
 }
 
 /// The bytes of a manifest, or ranges of them.
-pub(super) async fn get(call: &Call, repository: RepositoryName, reference: &Reference) -> Result<Response> {
+pub(super) async fn get(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    reference: &Reference,
+) -> Result<Response> {
     let permit = call.access.permit::<Pull>(repository)?;
     let manifest = call.app.registry().manifest(&permit, reference).await?;
     let (head, content) = (manifest.head, Bytes::from(manifest.content));
-    if not_modified(&call.headers, &head.digest) {
+    if not_modified(&call.head.headers, &head.digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
     }
     let length = content.len() as u64;
-    let (status, kind, body) = match wanted(&call.headers, &head.digest, length) {
+    let (status, kind, body) = match wanted(&call.head.headers, &head.digest, length) {
         Ranges::Unsatisfiable => return Err(HttpError::Range { length }),
         Ranges::Whole => (StatusCode::OK, Parts::Whole, content),
         Ranges::Some(ranges) => {
@@ -86,19 +94,23 @@ fn slice(content: &Bytes, range: ByteRange) -> Bytes {
 }
 
 /// end-7: a manifest under a tag, or under its digest with any number of tags (end-7b).
-pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Reference) -> Result<Response> {
+pub(super) async fn put(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    reference: Reference,
+) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     let parse =
         |text: &str| text.parse::<Tag>().map_err(|_| HttpError::Tag(text.chars().take(140).collect()));
     let tags = call.query.all("tag").map(parse).collect::<Result<Vec<Tag>>>()?;
     let limit = call.app.settings().manifest_bytes;
     let announced =
-        call.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        call.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(HttpError::ManifestTooLarge { limit });
     }
     let (content, _held) = call.body.collect(limit, &call.app.0.manifest_memory).await?;
-    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = call.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.map(str::to_owned);
     let put = ManifestPut { reference: reference.clone(), tags, content_type, content };
     let pushed = call
@@ -128,7 +140,7 @@ pub(super) async fn put(call: &Call, repository: RepositoryName, reference: Refe
 
 /// end-9: a tag alone, or a manifest with its tags.
 pub(super) async fn delete(
-    call: &Call,
+    call: &Call<'_>,
     repository: RepositoryName,
     reference: Reference,
 ) -> Result<Response> {
@@ -148,7 +160,7 @@ pub(super) async fn delete(
 }
 
 /// Says which rule keeps somebody from a tag who may set others.
-fn refused(call: &Call, permit: &Permit<Push>, error: RegistryError) -> HttpError {
+fn refused(call: &Call<'_>, permit: &Permit<Push>, error: RegistryError) -> HttpError {
     match error {
         RegistryError::TagDenied { permission, tag } => HttpError::TagDenied {
             identity: call.access.identity().to_string(),

@@ -34,7 +34,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -175,23 +175,19 @@ impl App {
 }
 
 /// A request, taken apart.
-struct Call {
-    app: App,
+struct Call<'a> {
+    app: &'a App,
+    head: &'a Parts,
     access: Access,
-    /// Where it comes from.
-    client: Option<IpAddr>,
-    request_id: String,
-    /// Where the connection can send files.
-    files: Option<Files>,
-    method: Method,
-    headers: HeaderMap,
+    from: audit::From<'a>,
     query: Query,
-    body: RequestBody,
+    body: &'a RequestBody,
 }
 
-impl Call {
-    fn from(&self) -> audit::From<'_> {
-        audit::From { client: self.client, request_id: &self.request_id }
+impl Call<'_> {
+    /// Where the connection can send files.
+    fn files(&self) -> Option<Files> {
+        self.head.extensions.get::<Files>().cloned()
     }
 
     /// Writes down that somebody has changed a repository.
@@ -206,7 +202,7 @@ impl Call {
         // Where everybody may do everything there is nobody to name.
         if let Some(rule) = self.access.rule(repository, by) {
             let identity = self.access.identity();
-            audit::changed(event, identity, repository.as_str(), reference, digest, &rule, self.from());
+            audit::changed(event, identity, repository.as_str(), reference, digest, &rule, self.from);
         }
     }
 
@@ -214,9 +210,10 @@ impl Call {
         match &self.app.settings().redirect {
             Redirect::Nobody => false,
             Redirect::Everybody => true,
-            Redirect::Networks(networks) => {
-                self.client.is_some_and(|client| networks.iter().any(|network| network.contains(&client)))
-            }
+            Redirect::Networks(networks) => self
+                .from
+                .client
+                .is_some_and(|client| networks.iter().any(|network| network.contains(&client))),
         }
     }
 }
@@ -277,33 +274,15 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
     let (head, body) = request.into_parts();
     let body = RequestBody::new(body, app.settings().idle_timeout);
     let expects = head.headers.contains_key(header::EXPECT);
-    let (warnings, outcome) = match checked(&app, &head) {
-        Ok((resource, query)) => {
-            let client = client::of(&head, &app.settings().trusted_proxies);
-            match access(&app, &head, &resource, client).await {
-                Ok(access) => {
-                    let warnings = warnings(&app, &resource, &access);
-                    let request_id = id.to_owned();
-                    let files = head.extensions.get::<Files>().cloned();
-                    let (method, headers, body) = (head.method.clone(), head.headers.clone(), body.clone());
-                    let call = Call {
-                        app: app.clone(),
-                        access,
-                        client,
-                        request_id,
-                        files,
-                        method,
-                        headers,
-                        query,
-                        body,
-                    };
-                    (warnings, dispatch(call, resource).await)
-                }
-                Err(error) => (Vec::new(), Err(error)),
-            }
-        }
-        Err(error) => (Vec::new(), Err(error)),
-    };
+    let from = audit::From { client: client::of(&head, &app.settings().trusted_proxies), request_id: id };
+    let mut warnings = Vec::new();
+    let outcome = async {
+        let (resource, query) = checked(&app, &head)?;
+        let access = access(&app, &head, &resource, from.client).await?;
+        warnings = warnings_for(&app, &resource, &access);
+        dispatch(&Call { app: &app, head: &head, access, from, query, body: &body }, resource).await
+    }
+    .await;
     let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
@@ -312,7 +291,7 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
             if !expects {
                 body.drain().await;
             }
-            note(&app, &head, &error, id);
+            note(&head, &error, from);
             let challenge = challenge(&app, &head, &error);
             let mut response = error.into_response(id);
             response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
@@ -352,9 +331,7 @@ async fn access(
 }
 
 /// Writes down who was refused. Whoever has not said who they are is asked to, which is no refusal.
-fn note(app: &App, head: &Parts, error: &HttpError, id: &str) {
-    let client = client::of(head, &app.settings().trusted_proxies);
-    let from = audit::From { client, request_id: id };
+fn note(head: &Parts, error: &HttpError, from: audit::From<'_>) {
     match error {
         HttpError::Refused(refused) => audit::refused(&refused.to_string(), from),
         HttpError::Denied(denied) | HttpError::Hidden(denied) => {
@@ -387,7 +364,7 @@ fn challenge(app: &App, head: &Parts, error: &HttpError) -> Option<HeaderValue> 
     challenge::bearer(&realm, tokens.service(), &scope, error)
 }
 
-fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), HttpError> {
+fn checked(app: &App, head: &Parts) -> Result<(Resource, Query), HttpError> {
     let limit = app.settings().header_bytes;
     let uri_bytes = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri_bytes > limit / 2 {
@@ -405,34 +382,34 @@ fn checked(app: &App, head: &http::request::Parts) -> Result<(Resource, Query), 
     Ok((resource, Query::parse(head.uri.query())))
 }
 
-async fn dispatch(call: Call, resource: Resource) -> Result<Response, HttpError> {
-    let read = matches!(call.method, Method::GET | Method::HEAD);
-    match (resource, call.method.as_str()) {
+async fn dispatch(call: &Call<'_>, resource: Resource) -> Result<Response, HttpError> {
+    let read = matches!(call.head.method, Method::GET | Method::HEAD);
+    match (resource, call.head.method.as_str()) {
         (Resource::Base, _) if read => Ok(base()),
-        (Resource::Catalog, _) if read => catalog::list(&call).await,
-        (Resource::Tags { repository }, _) if read => tags::list(&call, repository).await,
+        (Resource::Catalog, _) if read => catalog::list(call).await,
+        (Resource::Tags { repository }, _) if read => tags::list(call, repository).await,
         (Resource::Referrers { repository, digest }, _) if read => {
-            referrers::list(&call, repository, digest).await
+            referrers::list(call, repository, digest).await
         }
-        (Resource::Blob { repository, digest }, "HEAD") => blobs::head(&call, repository, &digest).await,
-        (Resource::Blob { repository, digest }, "GET") => blobs::get(&call, repository, &digest).await,
-        (Resource::Blob { repository, digest }, "DELETE") => blobs::delete(&call, repository, &digest).await,
-        (Resource::Uploads { repository }, "POST") => uploads::begin(&call, repository).await,
-        (Resource::Upload { repository, id }, _) if read => uploads::status(&call, repository, &id).await,
-        (Resource::Upload { repository, id }, "PATCH") => uploads::append(&call, repository, &id).await,
-        (Resource::Upload { repository, id }, "PUT") => uploads::finish(&call, repository, &id).await,
-        (Resource::Upload { repository, id }, "DELETE") => uploads::cancel(&call, repository, &id).await,
+        (Resource::Blob { repository, digest }, "HEAD") => blobs::head(call, repository, &digest).await,
+        (Resource::Blob { repository, digest }, "GET") => blobs::get(call, repository, &digest).await,
+        (Resource::Blob { repository, digest }, "DELETE") => blobs::delete(call, repository, &digest).await,
+        (Resource::Uploads { repository }, "POST") => uploads::begin(call, repository).await,
+        (Resource::Upload { repository, id }, _) if read => uploads::status(call, repository, &id).await,
+        (Resource::Upload { repository, id }, "PATCH") => uploads::append(call, repository, &id).await,
+        (Resource::Upload { repository, id }, "PUT") => uploads::finish(call, repository, &id).await,
+        (Resource::Upload { repository, id }, "DELETE") => uploads::cancel(call, repository, &id).await,
         (Resource::Manifest { repository, reference }, "HEAD") => {
-            manifests::head(&call, repository, &reference).await
+            manifests::head(call, repository, &reference).await
         }
         (Resource::Manifest { repository, reference }, "GET") => {
-            manifests::get(&call, repository, &reference).await
+            manifests::get(call, repository, &reference).await
         }
         (Resource::Manifest { repository, reference }, "PUT") => {
-            manifests::put(&call, repository, reference).await
+            manifests::put(call, repository, reference).await
         }
         (Resource::Manifest { repository, reference }, "DELETE") => {
-            manifests::delete(&call, repository, reference).await
+            manifests::delete(call, repository, reference).await
         }
         (resource, _) => Err(HttpError::Method { allowed: resource.methods() }),
     }
@@ -456,14 +433,15 @@ fn empty(status: StatusCode) -> Response {
 }
 
 /// What whoever asks should know: of the repository, and of their credential.
-fn warnings(app: &App, resource: &Resource, access: &Access) -> Vec<HeaderValue> {
-    let of_credential = access.warning().and_then(warning_299);
+fn warnings_for(app: &App, resource: &Resource, access: &Access) -> Vec<HeaderValue> {
+    let of_credential = access.warning().and_then(warning);
     of_repository(app, resource).into_iter().chain(of_credential).collect()
 }
 
-/// A warning as the spec has it: code 299, no agent, no date.
-fn warning_299(text: &str) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("299 - \"{}\"", text.replace(['\\', '"'], "'"))).ok()
+/// A warning as the spec has it: code 299, no agent, no date. Nothing if it is not one line of text.
+pub fn warning(text: &str) -> Option<HeaderValue> {
+    let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+    HeaderValue::try_from(format!("299 - \"{quoted}\"")).ok()
 }
 
 fn of_repository(app: &App, resource: &Resource) -> Option<HeaderValue> {

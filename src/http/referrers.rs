@@ -20,7 +20,7 @@ const TYPES: usize = 32;
 
 /// An index of descriptors, also for a manifest nobody knows.
 pub(super) async fn list(
-    call: &Call,
+    call: &Call<'_>,
     repository: RepositoryName,
     digest: Digest,
 ) -> Result<Response, HttpError> {

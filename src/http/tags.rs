@@ -12,7 +12,7 @@ use super::{Call, json};
 use crate::oci::RepositoryName;
 
 /// A page of tags in byte order, and a link to the next.
-pub(super) async fn list(call: &Call, repository: RepositoryName) -> Result<Response, HttpError> {
+pub(super) async fn list(call: &Call<'_>, repository: RepositoryName) -> Result<Response, HttpError> {
     let permit = call.access.permit::<Pull>(repository)?;
     let limit = call.query.page(call.app.settings().page)?;
     let last = call.query.last();

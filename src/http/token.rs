@@ -261,7 +261,7 @@ fn answer(body: &serde_json::Value) -> Response {
 fn warned(mut response: Response, login: &Login) -> Response {
     response
         .headers_mut()
-        .extend(login.warning.as_deref().and_then(super::warning_299).map(|text| (header::WARNING, text)));
+        .extend(login.warning.as_deref().and_then(super::warning).map(|text| (header::WARNING, text)));
     response
 }
 

@@ -16,7 +16,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 type Result<T> = std::result::Result<T, HttpError>;
 
 /// Begins an upload; or mounts a blob, or takes a whole one, where the query says so.
-pub(super) async fn begin(call: &Call, repository: RepositoryName) -> Result<Response> {
+pub(super) async fn begin(call: &Call<'_>, repository: RepositoryName) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository).map_err(|error| with_source(call, error))?;
     if let Some(mounted) = mount(call, &permit).await? {
         return Ok(mounted);
@@ -36,7 +36,7 @@ pub(super) async fn begin(call: &Call, repository: RepositoryName) -> Result<Res
 }
 
 /// Whoever mounts needs to read there too, and asks for one token for both.
-fn with_source(call: &Call, error: HttpError) -> HttpError {
+fn with_source(call: &Call<'_>, error: HttpError) -> HttpError {
     let source = call.query.get("mount").and_then(|_| call.query.get("from"));
     match (error, source.and_then(|name| name.parse::<RepositoryName>().ok())) {
         (HttpError::Unauthorized { scope, error, reason }, Some(source)) => {
@@ -48,10 +48,10 @@ fn with_source(call: &Call, error: HttpError) -> HttpError {
 }
 
 /// A mount that cannot be is no error: the client then uploads.
-async fn mount(call: &Call, permit: &Permit<Push>) -> Result<Option<Response>> {
+async fn mount(call: &Call<'_>, permit: &Permit<Push>) -> Result<Option<Response>> {
     let Some(digest) = call.query.get("mount") else { return Ok(None) };
     let digest: Digest = digest.parse()?;
-    let may_pull = |name| call.access.may_pull(name);
+    let may_pull = |name| call.access.may(name).ok();
     let from = match call.query.get("from") {
         None => MountFrom::Any(&may_pull),
         Some(name) => match name.parse().ok().and_then(may_pull) {
@@ -67,7 +67,7 @@ async fn mount(call: &Call, permit: &Permit<Push>) -> Result<Option<Response>> {
 }
 
 /// A blob in a single POST.
-async fn whole(call: &Call, permit: &Permit<Push>, digest: Digest) -> Result<Response> {
+async fn whole(call: &Call<'_>, permit: &Permit<Push>, digest: Digest) -> Result<Response> {
     let registry = call.app.registry();
     let session = registry.start_upload(permit, digest.algorithm()).await?;
     match registry.finish_upload(permit, &session.id, chunk(call)?, &digest).await {
@@ -86,14 +86,14 @@ async fn whole(call: &Call, permit: &Permit<Push>, digest: Digest) -> Result<Res
 }
 
 /// end-13: where a session stands.
-pub(super) async fn status(call: &Call, repository: RepositoryName, id: &str) -> Result<Response> {
+pub(super) async fn status(call: &Call<'_>, repository: RepositoryName, id: &str) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     let session = call.app.registry().upload(&permit, id).await?;
     Ok(accepted(permit.resource(), &session, StatusCode::NO_CONTENT))
 }
 
 /// end-5: more bytes.
-pub(super) async fn append(call: &Call, repository: RepositoryName, id: &str) -> Result<Response> {
+pub(super) async fn append(call: &Call<'_>, repository: RepositoryName, id: &str) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     let source = call.body.source();
     let chunk = chunk(call)?.unwrap_or(Chunk { source, start: None, size_bytes: None });
@@ -103,7 +103,7 @@ pub(super) async fn append(call: &Call, repository: RepositoryName, id: &str) ->
 }
 
 /// end-6: the last bytes, if any, and the digest of all.
-pub(super) async fn finish(call: &Call, repository: RepositoryName, id: &str) -> Result<Response> {
+pub(super) async fn finish(call: &Call<'_>, repository: RepositoryName, id: &str) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     let digest = call.query.get("digest").ok_or(HttpError::DigestMissing)?.parse()?;
     let finished = call.app.registry().finish_upload(&permit, id, chunk(call)?, &digest).await;
@@ -113,7 +113,7 @@ pub(super) async fn finish(call: &Call, repository: RepositoryName, id: &str) ->
 }
 
 /// end-14: an upload that will not be finished.
-pub(super) async fn cancel(call: &Call, repository: RepositoryName, id: &str) -> Result<Response> {
+pub(super) async fn cancel(call: &Call<'_>, repository: RepositoryName, id: &str) -> Result<Response> {
     let permit = call.access.permit::<Push>(repository)?;
     call.app.registry().cancel_upload(&permit, id).await?;
     Ok(empty(StatusCode::NO_CONTENT))
@@ -122,13 +122,13 @@ pub(super) async fn cancel(call: &Call, repository: RepositoryName, id: &str) ->
 /// The bytes of the request and what it says of them; `None` for an empty body that is not placed.
 ///
 /// docker sends neither `Content-Length` nor `Content-Range`; both, one or none are fine.
-fn chunk(call: &Call) -> Result<Option<Chunk>> {
-    let range = match text(&call.headers, &header::CONTENT_RANGE) {
+fn chunk(call: &Call<'_>) -> Result<Option<Chunk>> {
+    let range = match text(&call.head.headers, &header::CONTENT_RANGE) {
         Some(text) if call.body.is_empty() && text.is_empty() => None,
         Some(text) => Some(ContentRange::parse(text)?),
         None => None,
     };
-    let length = text(&call.headers, &header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    let length = text(&call.head.headers, &header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
     if call.body.is_empty() && range.is_none() {
         return Ok(None);
     }

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Permit, Registry, RegistryError, again};
+use crate::clock::millis;
 use crate::db::{blobs, manifests, repositories};
 use crate::oci::RepositoryName;
 use crate::telemetry::FoundBy;
@@ -182,8 +183,4 @@ impl Registry {
 
 fn is_lost(error: &StoreError) -> bool {
     matches!(error, StoreError::Missing { .. } | StoreError::WrongSize { .. })
-}
-
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

@@ -349,13 +349,13 @@ fn networks(networks: &[Network]) -> Vec<IpNet> {
     networks.iter().map(|network| network.get()).collect()
 }
 
-/// A warning as the spec has it: code 299, no agent, no date, and short enough for every client.
+/// A warning that is short enough for every client.
 fn warning(text: &str) -> Result<HeaderValue, ConfigError> {
     const LONGEST: usize = 4096;
-    let quoted = format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    if quoted.len() > LONGEST {
+    let value = crate::http::warning(text)
+        .ok_or_else(|| ConfigError::Invalid("repositories.warning must be one line of text".into()))?;
+    if value.len() > LONGEST {
         return Err(ConfigError::Invalid("repositories.warning is longer than 4096 bytes".into()));
     }
-    let value = HeaderValue::try_from(quoted);
-    value.map_err(|_| ConfigError::Invalid("repositories.warning must be one line of text".into()))
+    Ok(value)
 }

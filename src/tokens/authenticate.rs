@@ -11,8 +11,9 @@ use berth_auth::token::{ISSUER, InvalidToken, looks_like_a_jwt, unverified_issue
 use berth_auth::users::{self, User};
 use berth_auth::{AccessToken, Caller, Identity, Kind, Scope, robots};
 
-use super::issue::{REFRESH_PREFIX, hash, millis};
+use super::issue::{REFRESH_PREFIX, hash};
 use super::{Credential, Login, Origin, Proof, Refused, Tokens};
+use crate::clock::millis;
 use crate::db::refresh_tokens;
 
 /// How coarsely the use of a refresh token is noted: a pull does not write.

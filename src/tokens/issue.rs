@@ -8,6 +8,7 @@ use berth_auth::{AccessToken, Permissions, Scope};
 use sha2::{Digest as _, Sha256};
 
 use super::{Login, Origin, Proof, Refused, Tokens};
+use crate::clock::millis;
 use crate::db::refresh_tokens;
 
 /// What a refresh token begins with.
@@ -147,8 +148,4 @@ pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
 
 pub(super) fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
-}
-
-pub(super) fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

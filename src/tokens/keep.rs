@@ -10,6 +10,7 @@ use berth_auth::token::LEEWAY;
 use tokio_util::sync::CancellationToken;
 
 use super::Tokens;
+use crate::clock::millis;
 use crate::db::{self, revocations, signing_keys};
 
 /// How often it is read again: a revocation is known everywhere well within 10 s.
@@ -48,7 +49,7 @@ impl Revoked {
 }
 
 fn leeway(at: i64) -> i64 {
-    at.saturating_add(i64::try_from(LEEWAY.as_millis()).unwrap_or(i64::MAX))
+    at.saturating_add(millis(LEEWAY))
 }
 
 /// Keeps keys and revocations current until `stop`.
@@ -85,18 +86,20 @@ impl Tokens {
 
     /// Reads keys and revocations, makes the key that is due and throws away what is over.
     pub(super) async fn keep(&self) -> Result<(), db::Error> {
-        let mut read_at = self.0.reload.lock().await;
-        self.read().await?;
-        *read_at = self.0.clock.now();
-        Ok(())
+        self.read_unless_read_for(0).await
     }
 
     /// Reads them again for a token whose key is not known: another replica may have made it. However many
     /// such tokens come, it is read once a second.
     pub(super) async fn look_again(&self) -> Result<(), db::Error> {
+        self.read_unless_read_for(COOL_DOWN_MS).await
+    }
+
+    async fn read_unless_read_for(&self, cool_down_ms: i64) -> Result<(), db::Error> {
         let mut read_at = self.0.reload.lock().await;
         let now = self.0.clock.now();
-        if now.saturating_sub(*read_at) < COOL_DOWN_MS && now >= *read_at {
+        // A clock that was set back is no reason to wait.
+        if now >= *read_at && now.saturating_sub(*read_at) < cool_down_ms {
             return Ok(());
         }
         self.read().await?;

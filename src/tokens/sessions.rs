@@ -1,7 +1,8 @@
 //! Refresh tokens in use: listed, ended one by one, or all of somebody.
 
-use super::issue::{hash, millis};
+use super::issue::hash;
 use super::{Refused, Tokens};
+use crate::clock::millis;
 use crate::db::{self, refresh_tokens, revocations};
 
 /// A refresh token as lists show it.
@@ -21,6 +22,19 @@ pub struct Session {
     pub expires_at: i64,
 }
 
+impl From<refresh_tokens::RefreshToken> for Session {
+    fn from(row: refresh_tokens::RefreshToken) -> Self {
+        Self {
+            id: row.id,
+            identity: row.subject,
+            client: row.client,
+            created_at: row.created_at,
+            used_at: row.used_at,
+            expires_at: row.expires_at,
+        }
+    }
+}
+
 impl Tokens {
     /// Refresh tokens after `last`, by name; those of one identity where one is given.
     pub async fn sessions(
@@ -30,25 +44,16 @@ impl Tokens {
         limit: i64,
     ) -> Result<Vec<Session>, db::Error> {
         let rows = refresh_tokens::page(&self.0.db, identity, last, self.0.clock.now(), limit).await?;
-        let session = |row: refresh_tokens::RefreshToken| Session {
-            id: row.id,
-            identity: row.subject,
-            client: row.client,
-            created_at: row.created_at,
-            used_at: row.used_at,
-            expires_at: row.expires_at,
-        };
-        Ok(rows.into_iter().map(session).collect())
+        Ok(rows.into_iter().map(Session::from).collect())
     }
 
     /// Ends a refresh token and what was made from it; whose it was, if there was one.
     pub async fn revoke_session(&self, id: &str) -> Result<Option<String>, db::Error> {
-        let revocation =
-            |revoked_at| revocations::Revocation { session: Some(id.to_owned()), subject: None, revoked_at };
+        let (session, revoked_at) = (Some(id.to_owned()), self.0.clock.now());
         let mut tx = self.0.db.begin().await?;
         let subject = refresh_tokens::remove(&mut tx, id).await?;
         if subject.is_some() {
-            self.revoke(tx, revocation(self.0.clock.now())).await?;
+            self.revoke(tx, revocations::Revocation { session, subject: None, revoked_at }).await?;
         }
         Ok(subject)
     }
@@ -68,14 +73,7 @@ impl Tokens {
             return Ok(None);
         };
         self.revoke_session(&row.id).await?;
-        Ok(Some(Session {
-            id: row.id,
-            identity: row.subject,
-            client: row.client,
-            created_at: row.created_at,
-            used_at: row.used_at,
-            expires_at: row.expires_at,
-        }))
+        Ok(Some(row.into()))
     }
 
     async fn revoke(&self, mut tx: db::Tx, revocation: revocations::Revocation) -> Result<(), db::Error> {

@@ -18,6 +18,9 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Github, Self::Gitlab, Self::AzureDevops, Self::Buildkite, Self::Entra];
+
     /// The `iss`, where all have the same.
     pub fn issuer(self) -> Option<&'static str> {
         match self {

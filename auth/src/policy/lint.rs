@@ -4,54 +4,16 @@ use std::collections::BTreeSet;
 
 use super::rule::{Ready, Who};
 use super::{Effect, Policy};
-use crate::{Kind, Permission, Permissions};
+use crate::{Kind, Permission, Permissions, Preset};
+
+/// The attributes that service accounts and nodes have.
+const OF_CLUSTERS: [&str; 6] = ["cluster", "namespace", "serviceaccount", "pod", "pod_uid", "node"];
 
 /// The attributes that Berth gives to service accounts, nodes and the CI jobs of issuers it knows.
-pub const ATTRIBUTES: [&str; 43] = [
-    "cluster",
-    "namespace",
-    "serviceaccount",
-    "pod",
-    "pod_uid",
-    "node",
-    "repository",
-    "repository_id",
-    "repository_owner",
-    "repository_owner_id",
-    "repository_visibility",
-    "repository_uri",
-    "ref",
-    "ref_type",
-    "ref_path",
-    "ref_protected",
-    "environment",
-    "environment_protected",
-    "workflow_ref",
-    "job_workflow_ref",
-    "event_name",
-    "actor",
-    "runner_environment",
-    "namespace_id",
-    "namespace_path",
-    "project_id",
-    "project_path",
-    "deployment_tier",
-    "pipeline_source",
-    "user_login",
-    "organization",
-    "organization_id",
-    "pipeline",
-    "pipeline_id",
-    "branch",
-    "tag",
-    "step",
-    "build_source",
-    "tenant",
-    "application",
-    "identity_type",
-    "username",
-    "resource_id",
-];
+fn given() -> BTreeSet<String> {
+    let of_issuers = Preset::ALL.into_iter().flat_map(|preset| preset.attributes().into_keys());
+    OF_CLUSTERS.map(str::to_owned).into_iter().chain(of_issuers).collect()
+}
 
 /// Something odd about a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,17 +33,17 @@ pub(crate) struct Known<'a> {
     pub(crate) users: BTreeSet<&'a str>,
     /// The names of the robots.
     pub(crate) robots: BTreeSet<&'a str>,
-    /// Attributes that identities have besides [`ATTRIBUTES`].
+    /// Attributes that identities have besides those that are [`given`].
     pub(crate) attributes: BTreeSet<&'a str>,
 }
 
 impl Policy {
     /// What is odd about the rules.
     pub(crate) fn lint(&self, known: &Known<'_>) -> Vec<Remark> {
-        let mut remarks = Vec::new();
+        let (mut remarks, given) = (Vec::new(), given());
         for (index, ready) in self.ready().iter().enumerate() {
             let remark = |text| Remark { index, rule: ready.rule.name.clone(), text };
-            remarks.extend(known.of(ready).into_iter().map(remark));
+            remarks.extend(known.of(ready, &given).into_iter().map(remark));
             remarks.extend(self.shadow(ready).map(remark));
         }
         remarks
@@ -105,7 +67,7 @@ impl Policy {
 }
 
 impl Known<'_> {
-    fn of(&self, ready: &Ready) -> Vec<String> {
+    fn of(&self, ready: &Ready, given: &BTreeSet<String>) -> Vec<String> {
         let mut texts = Vec::new();
         let rule = &ready.rule;
         let allows = rule.effect == Effect::Allow;
@@ -150,7 +112,7 @@ impl Known<'_> {
             for attribute in pattern.attributes() {
                 if only_anonymous {
                     texts.push(format!("{:?} matches nothing: anonymous has no attributes", pattern.text()));
-                } else if !ATTRIBUTES.contains(&attribute) && !self.attributes.contains(attribute) {
+                } else if !given.contains(attribute) && !self.attributes.contains(attribute) {
                     texts.push(format!(
                         "{:?} uses the attribute {attribute}, which nothing here gives to anybody",
                         pattern.text()

@@ -22,19 +22,24 @@ async fn stolen(berth: &Berth) -> (String, Vec<u8>) {
     (kid, key)
 }
 
-/// A token with the registry's own key, which says what the test wants.
-pub async fn forge(berth: &Berth, change: impl FnOnce(&mut AccessToken)) -> String {
-    let (kid, key) = stolen(berth).await;
-    let ring = KeyRing::new(vec![SigningKey::read(1, kid, &key, 0).expect("a key")]);
-    let now = Clock::System.now() / 1000;
-    let mut token = AccessToken {
+/// What a token of the admin's says, of this moment in unix seconds.
+fn of_the_admin(now: i64) -> AccessToken {
+    AccessToken {
         identity: Identity::new(Kind::Robot, "admin"),
         scope: Scope::of("private/app", Permissions::ALL),
         session: None,
         issued_at: now,
         expires_at: now + 300,
         id: "forged".to_owned(),
-    };
+    }
+}
+
+/// A token with the registry's own key, which says what the test wants.
+pub async fn forge(berth: &Berth, change: impl FnOnce(&mut AccessToken)) -> String {
+    let (kid, key) = stolen(berth).await;
+    let ring = KeyRing::new(vec![SigningKey::read(1, kid, &key, 0).expect("a key")]);
+    let now = Clock::System.now() / 1000;
+    let mut token = of_the_admin(now);
     change(&mut token);
     token.sign("registry.test", &ring, now * 1000).expect("a signature")
 }
@@ -86,14 +91,7 @@ async fn a_token_that_was_not_given_here_is_refused() {
     let own = generate();
     let ring = KeyRing::new(vec![SigningKey::read(1, kid.clone(), &own, 0).expect("a key")]);
     let now = claims["iat"].as_i64().expect("a time");
-    let token = AccessToken {
-        identity: Identity::new(Kind::Robot, "admin"),
-        scope: Scope::of("private/app", Permissions::ALL),
-        session: None,
-        issued_at: now,
-        expires_at: now + 300,
-        id: "x".to_owned(),
-    };
+    let token = of_the_admin(now);
     let signed = token.sign("registry.test", &ring, now * 1000).expect("a signature");
     is_refused(&berth, &signed, "the right name and the wrong key").await;
     let jwk = serde_json::to_value(&ring.jwks()[0]).expect("JSON");
@@ -132,14 +130,7 @@ async fn a_token_of_another_registry_is_refused_though_the_key_is_the_same() {
     let ring = KeyRing::new(vec![SigningKey::read(1, kid, &key, 0).expect("a key")]);
     let good = claims(&forge(&berth, |_| {}).await);
     let now = good["iat"].as_i64().expect("a time");
-    let token = AccessToken {
-        identity: Identity::new(Kind::Robot, "admin"),
-        scope: Scope::of("private/app", Permissions::ALL),
-        session: None,
-        issued_at: now,
-        expires_at: now + 300,
-        id: "x".to_owned(),
-    };
+    let token = of_the_admin(now);
     for service in ["other.test", "", "registry.test.", "REGISTRY.TEST"] {
         let text = token.sign(service, &ring, now * 1000).expect("a signature");
         is_refused(&berth, &text, service).await;
