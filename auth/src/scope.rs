@@ -2,7 +2,8 @@
 //!
 //! A scope is `type:name:actions`; the name may hold colons itself (`host:5000/name`), so the type is cut
 //! off from the left and the actions from the right. What is not understood is granted as nothing, never
-//! refused: behind a mirror clients ask for names they made up.
+//! refused: behind a mirror clients ask for names they made up. The name `*`, which no repository has, stands
+//! for all of them, and is for pulling alone.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ use crate::Permissions;
 
 /// Scopes taken in one request.
 pub const SCOPES: usize = 100;
+/// The name that stands for every repository.
+const EVERY: &str = "*";
 /// The longest name in one, in bytes; no repository's is longer.
 const NAME_BYTES: usize = 255;
 
@@ -51,6 +54,11 @@ impl Scope {
         Self { repositories: [(repository.to_owned(), permissions)].into(), catalog: false }
     }
 
+    /// What it holds for all repositories at once.
+    pub fn every(&self) -> Permissions {
+        self.permissions(EVERY)
+    }
+
     /// The scope of the catalog.
     pub fn of_catalog() -> Self {
         Self { repositories: BTreeMap::new(), catalog: true }
@@ -77,6 +85,8 @@ impl Scope {
         match kind.split_once('(').map_or(kind, |(kind, _)| kind) {
             "repository" if !name.is_empty() && name.len() <= NAME_BYTES => {
                 let asked: Permissions = words.filter_map(Permissions::of_word).collect();
+                // A node pulls what its pods name, and cannot say beforehand what that is; whoever writes can.
+                let asked = if name == EVERY { asked.intersection(Permissions::PULL) } else { asked };
                 let entry = self.repositories.entry(name.to_owned()).or_default();
                 *entry = entry.union(asked);
             }
@@ -98,7 +108,7 @@ impl Scope {
 
     /// What it holds for a repository.
     pub fn permissions(&self, repository: &str) -> Permissions {
-        self.repositories.get(repository).copied().unwrap_or_default()
+        [repository, EVERY].into_iter().filter_map(|name| self.repositories.get(name).copied()).collect()
     }
 
     /// Whether it holds the catalog.
@@ -111,12 +121,17 @@ impl Scope {
         !self.catalog && self.repositories.values().all(|permissions| permissions.is_empty())
     }
 
-    /// What is left of it where `allowed` says what may be had of a repository, and `catalog` whether the
-    /// catalog may.
+    /// What is left of it where `allowed` says what may be had of a repository, `every` what of all of them
+    /// at once, and `catalog` whether the catalog may.
     #[must_use]
-    pub fn restrict(self, catalog: bool, mut allowed: impl FnMut(&str) -> Permissions) -> Self {
+    pub fn restrict(
+        self,
+        catalog: bool,
+        every: Permissions,
+        mut allowed: impl FnMut(&str) -> Permissions,
+    ) -> Self {
         let repositories = self.repositories.into_iter().filter_map(|(name, asked)| {
-            let granted = asked.intersection(allowed(&name));
+            let granted = asked.intersection(if name == EVERY { every } else { allowed(&name) });
             (!granted.is_empty()).then_some((name, granted))
         });
         Self { catalog: self.catalog && catalog, repositories: repositories.collect() }
@@ -187,6 +202,20 @@ mod tests {
     }
 
     #[test]
+    fn a_star_is_for_pulling_from_every_repository() {
+        let scope = Scope::parse(["repository:*:pull,push,delete repository:a:push"]).unwrap();
+        assert_eq!(scope.every(), Permissions::PULL);
+        assert_eq!(scope.permissions("b"), Permissions::PULL);
+        assert_eq!(scope.permissions("a"), Permissions::PUSH.union(Permissions::PULL));
+        // What may be had of all of them is no matter of what may be had of one.
+        let restricted = scope.clone().restrict(false, Permissions::PULL, |_| Permissions::NONE);
+        assert_eq!(restricted.to_string(), "repository:*:pull");
+        let restricted = scope.restrict(false, Permissions::NONE, |_| Permissions::ALL);
+        assert_eq!(restricted.to_string(), "repository:a:push");
+        assert!(Scope::parse(["repository:team/*:pull"]).unwrap().permissions("team/a").is_empty());
+    }
+
+    #[test]
     fn ten_thousand_scopes_are_refused() {
         let many = "repository:a:pull ".repeat(10_000);
         assert_eq!(Scope::parse([many.as_str()]), Err(TooManyScopes));
@@ -194,9 +223,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(texts in proptest::collection::vec("(repository|registry):[a-z:/0-9]{0,12}:(pull|push|create|delete|[*]|,){0,4}", 0..9)) {
+        fn what_is_written_is_read_again(texts in proptest::collection::vec("(repository|registry):[a-z:/0-9*]{0,12}:(pull|push|create|delete|[*]|,){0,4}", 0..9)) {
             let scope = Scope::parse(texts.iter().map(String::as_str)).unwrap();
-            let scope = scope.restrict(true, |_| Permissions::ALL);
+            let scope = scope.restrict(true, Permissions::ALL, |_| Permissions::ALL);
             prop_assert_eq!(&Scope::from_access(&scope.to_access()), &scope);
             prop_assert_eq!(&Scope::parse([scope.to_string().as_str()]).unwrap(), &scope);
         }

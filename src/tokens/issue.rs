@@ -117,7 +117,9 @@ impl Tokens {
         let caller = login.caller(origin, now);
         let known = !login.identity.is_anonymous();
         let catalog = known && within.is_none_or(Scope::has_catalog);
-        asked.restrict(catalog, |name| {
+        // Of all repositories at once no rule speaks: the policy is asked about each when it is pulled from.
+        let every = if known { within.map_or(Permissions::ALL, Scope::every) } else { Permissions::NONE };
+        asked.restrict(catalog, every, |name| {
             let within = within.map_or(Permissions::ALL, |within| within.permissions(name));
             book.policy.allowed(&caller.about(name)).intersection(within)
         })

@@ -25,8 +25,8 @@ Which registries:
                              service; without it, to the registry itself alone
 
 Whose identity:
-  By default that of the pod's service account: its token is exchanged for one that can pull the one
-  image, and ends no later. The kubelet sends it where
+  By default that of the pod's service account: its token is exchanged for one that can pull, what
+  the account may, and nothing else, and ends no later. The kubelet sends it where
   tokenAttributes.serviceAccountTokenAudience is configured.
   --passthrough              Give the service account's token itself to the registry, as password,
                              instead of exchanging it. Needs cacheType: Token

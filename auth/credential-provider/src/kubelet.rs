@@ -25,18 +25,9 @@ pub struct Request {
 pub struct Response {
     kind: &'static str,
     api_version: &'static str,
-    pub cache_key_type: CacheKeyType,
+    cache_key_type: &'static str,
     pub cache_duration: String,
     pub auth: BTreeMap<String, Credential>,
-}
-
-/// For what the kubelet takes the answer from its cache.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub enum CacheKeyType {
-    /// For this image.
-    Image,
-    /// For every image of the registry.
-    Registry,
 }
 
 /// A user name and a password.
@@ -96,10 +87,15 @@ impl Request {
 }
 
 impl Response {
-    /// An answer that is good for `seconds`; 0 keeps the kubelet from keeping it.
-    pub fn new(cache_key_type: CacheKeyType, seconds: u64) -> Self {
-        let cache_duration = format!("{seconds}s");
-        let kind = "CredentialProviderResponse";
-        Self { kind, api_version: API_VERSION, cache_key_type, cache_duration, auth: BTreeMap::new() }
+    /// An answer for every image of the registry that is good for `seconds`; 0 keeps the kubelet from keeping
+    /// it.
+    pub fn new(seconds: u64) -> Self {
+        Self {
+            kind: "CredentialProviderResponse",
+            api_version: API_VERSION,
+            cache_key_type: "Registry",
+            cache_duration: format!("{seconds}s"),
+            auth: BTreeMap::new(),
+        }
     }
 }

@@ -9,12 +9,15 @@ use berth_token_client::{
 
 use crate::flags::{Flags, NodeIdentity};
 use crate::image::{Image, Malformed};
-use crate::kubelet::{CacheKeyType, Credential, Request, Response};
+use crate::kubelet::{Credential, Request, Response};
 
 /// The longest that the kubelet may keep a credential: who loses a right loses it within this time.
 const LONGEST_SECONDS: u64 = 3600;
 /// A credential that ends sooner is not kept at all: a pull that starts with it has to finish.
 const SHORTEST_SECONDS: u64 = 60;
+/// Every image of the registry, so that one answer serves all pods of a service account, which the kubelet
+/// keeps answers by. It opens nothing more: the registry asks its policy anew at each request.
+const SCOPE: &str = "repository:*:pull";
 const CLIENT: &str = "berth-credential-provider";
 
 /// Why there is no credential.
@@ -35,7 +38,7 @@ pub enum Error {
 pub fn provide(flags: &Flags, request: &Request, until: Instant, clock: &Clock) -> Result<Response, Error> {
     let Some(image) = Image::parse(&request.image)?.filter(|image| serves(flags, &image.registry)) else {
         // What registries are served does not change while the kubelet runs.
-        return Ok(Response::new(CacheKeyType::Registry, LONGEST_SECONDS));
+        return Ok(Response::new(LONGEST_SECONDS));
     };
     let annotated = flags.node_annotation.as_ref().is_some_and(|key| {
         let annotations = request.service_account_annotations.as_ref();
@@ -49,7 +52,7 @@ pub fn provide(flags: &Flags, request: &Request, until: Instant, clock: &Clock) 
         let token = Secret::new(&*request.service_account_token, "the service account's token")?;
         let end = Claims::unverified(&token).and_then(|claims| claims.exp).unwrap_or(0);
         let seconds = cache_seconds(end.saturating_sub(clock.now()));
-        return Ok(answer(flags, CacheKeyType::Registry, seconds, image.registry.to_string(), &token));
+        return Ok(answer(flags, seconds, &image.registry, &token));
     }
 
     let limit = Limit::Until(until);
@@ -71,7 +74,6 @@ pub fn provide(flags: &Flags, request: &Request, until: Instant, clock: &Clock) 
     } else {
         Some(Secret::new(&*request.service_account_token, "the service account's token")?)
     };
-    let scope = format!("repository:{}:pull", image.repository);
     let subject = token.as_ref().map_or(Subject::ClientCertificate, Subject::Jwt);
     // A pull may begin late in the time that the kubelet keeps the answer, and take longer than an access
     // token lives: what gets new ones has to outlive that. A certificate gets none such.
@@ -80,17 +82,16 @@ pub fn provide(flags: &Flags, request: &Request, until: Instant, clock: &Clock) 
         Subject::ClientCertificate => Wanted::Access,
     };
     let issued =
-        Exchange { service: &service, subject, scope: Some(&scope), wanted, client: CLIENT }.run(&http)?;
+        Exchange { service: &service, subject, scope: Some(SCOPE), wanted, client: CLIENT }.run(&http)?;
     let seconds = if granted(&issued) {
         cache_seconds(issued.expires_in)
     } else {
         // The token is given all the same: with it the registry says, in the pod's events, who may not
         // pull what. It is not kept, so that a right given now counts at the next attempt.
-        eprintln!("{CLIENT}: {} grants nothing on {}", image.registry, image.repository);
+        eprintln!("{CLIENT}: {} grants nothing, on {} or elsewhere", image.registry, image.repository);
         0
     };
-    let key = format!("{}/{}", image.registry, image.repository);
-    Ok(answer(flags, CacheKeyType::Image, seconds, key, &issued.token))
+    Ok(answer(flags, seconds, &image.registry, &issued.token))
 }
 
 fn serves(flags: &Flags, registry: &RegistryHost) -> bool {
@@ -141,10 +142,10 @@ fn granted(issued: &Issued) -> bool {
     issued.scope.as_deref().is_none_or(|scope| !scope.trim().is_empty())
 }
 
-fn answer(flags: &Flags, kind: CacheKeyType, seconds: u64, key: String, token: &Secret) -> Response {
-    let mut response = Response::new(kind, seconds);
+fn answer(flags: &Flags, seconds: u64, registry: &RegistryHost, token: &Secret) -> Response {
+    let mut response = Response::new(seconds);
     let credential = Credential { username: flags.username.clone(), password: token.reveal().to_owned() };
-    response.auth.insert(key, credential);
+    response.auth.insert(registry.to_string(), credential);
     response
 }
 

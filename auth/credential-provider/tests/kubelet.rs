@@ -57,26 +57,30 @@ impl Scene {
 }
 
 #[test]
-fn a_service_account_gets_a_token_for_the_one_repository() {
+fn a_service_account_gets_a_token_for_what_it_may_pull() {
     let scene = Scene::new();
+    scene.service.allow(ACCOUNT, "team/base");
     for suffix in ["", ":v1", &format!(":v1@sha256:{}", "a".repeat(64))] {
         let request = request(&(scene.image() + suffix), &scene.token, &json!({"a": "b"}));
         let answer = provider(&scene.flags(&[]), &request).answer();
         assert_eq!(answer["apiVersion"], "credentialprovider.kubelet.k8s.io/v1");
         assert_eq!(answer["kind"], "CredentialProviderResponse");
-        assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Image"), &json!("2880s")));
-        assert_eq!(answer["auth"].as_object().unwrap().keys().collect::<Vec<_>>(), [&scene.image()]);
-        let credential = &answer["auth"][scene.image()];
+        assert_eq!(
+            (&answer["cacheKeyType"], &answer["cacheDuration"]),
+            (&json!("Registry"), &json!("2880s"))
+        );
+        assert_eq!(answer["auth"].as_object().unwrap().keys().collect::<Vec<_>>(), [&scene.service.host()]);
+        let credential = &answer["auth"][scene.service.host()];
         assert_eq!(credential["username"], "berth");
         let password = credential["password"].as_str().unwrap();
-        assert!(scene.service.opens(password, "team/app"));
+        assert!(scene.service.opens(password, "team/app") && scene.service.opens(password, "team/base"));
         assert!(!scene.service.opens(password, "team/other"));
     }
     let exchanges = scene.service.exchanges();
     assert_eq!(exchanges.len(), 3);
     for exchange in exchanges {
         assert_eq!((exchange.identity.as_str(), exchange.refresh), (ACCOUNT, true));
-        assert_eq!(exchange.scope.as_deref(), Some("repository:team/app:pull"));
+        assert_eq!(exchange.scope.as_deref(), Some("repository:*:pull"));
         assert_eq!(exchange.client, "berth-credential-provider");
     }
     assert_eq!(scene.service.connections(), 3, "a run takes one connection");
@@ -322,7 +326,7 @@ fn a_token_goes_to_the_registry_itself_alone() {
     assert_eq!(other.requests(), 0);
     scene.service.name_realm(&realm);
     let answer = scene.run(&["--token-realm", &other.host()]).answer();
-    assert_eq!(answer["auth"].as_object().unwrap().keys().collect::<Vec<_>>(), [&scene.image()]);
+    assert_eq!(answer["auth"].as_object().unwrap().keys().collect::<Vec<_>>(), [&scene.service.host()]);
     assert_eq!(other.exchanges().len(), 1);
 }
 
@@ -344,16 +348,29 @@ fn what_is_no_registry_is_told_from_one() {
 #[test]
 fn a_grant_of_nothing_is_handed_on_but_not_kept() {
     let scene = Scene::new();
-    let image = format!("{}/team/secret", scene.service.host());
-    let run = provider(&scene.flags(&[]), &request(&image, &scene.token, &json!(null)));
+    let refresh = "urn:ietf:params:oauth:token-type:refresh_token";
+    let nothing = json!({"access_token": "a", "issued_token_type": refresh, "expires_in": 3600, "scope": ""});
+    scene.service.reply_once(Reply::json(200, &nothing));
+    let run = scene.run(&[]);
     let answer = run.answer();
     assert_eq!(answer["cacheDuration"], "0s");
-    assert!(answer["auth"][&image]["password"].is_string());
-    assert!(run.stderr.contains("grants nothing on team/secret"), "{}", run.stderr);
-    // A right that is given counts at the next pull.
+    assert_eq!(answer["auth"][scene.service.host()]["password"], "a");
+    assert!(run.stderr.contains("grants nothing, on team/app"), "{}", run.stderr);
+    assert_eq!(scene.run(&[]).answer()["cacheDuration"], "2880s");
+}
+
+#[test]
+fn a_right_that_is_given_counts_while_the_kubelet_keeps_the_answer() {
+    let scene = Scene::new();
+    let mut kubelet = Kubelet::new(&scene.flags(&[]), &[&scene.service.host()]);
+    let pod = Pod { account: "shop/web".to_owned(), token: scene.token.clone() };
+    let image = format!("{}/team/secret", scene.service.host());
+    let (_, password) = kubelet.pull(&image, &pod).remove(0);
+    assert!(!scene.service.opens(&password, "team/secret"));
     scene.service.allow(ACCOUNT, "team/secret");
-    let answer = provider(&scene.flags(&[]), &request(&image, &scene.token, &json!(null))).answer();
-    assert_eq!(answer["cacheDuration"], "2880s");
+    assert_eq!(kubelet.pull(&image, &pod), [("berth".to_owned(), password.clone())]);
+    assert!(scene.service.opens(&password, "team/secret"));
+    assert_eq!(kubelet.runs, 1);
 }
 
 #[test]
@@ -376,7 +393,7 @@ fn a_pull_that_starts_late_and_takes_long_is_let_in_to_its_end() {
 }
 
 #[test]
-fn a_node_that_pulls_a_hundred_images_asks_once_for_each_and_account() {
+fn a_node_that_pulls_a_hundred_images_asks_once_for_each_account() {
     let scene = Scene::new();
     let mut kubelet = Kubelet::new(&scene.flags(&[]), &[&scene.service.host()]);
     let images: Vec<_> = (0..100).map(|n| format!("team/app{n}")).collect();
@@ -388,19 +405,18 @@ fn a_node_that_pulls_a_hundred_images_asks_once_for_each_and_account() {
         for repository in &images {
             let image = format!("{}/{repository}", scene.service.host());
             let credentials = kubelet.pull(&image, &pod);
-            // app1 is a prefix of app10: the kubelet may find more than one, and the first has to be right.
             let (_, password) = credentials.first().expect("there is one");
             assert!(scene.service.opens(password, repository), "{repository}");
         }
-        assert_eq!(kubelet.runs, 100, "round {round}");
+        assert_eq!(kubelet.runs, 1, "round {round}");
         kubelet.now += 900;
     }
-    // 2880 s after the first round its answers are gone.
+    // 2880 s after the first round the answer is gone.
     kubelet.now += 181;
     for repository in &images {
         kubelet.pull(&format!("{}/{repository}", scene.service.host()), &pod);
     }
-    assert_eq!(kubelet.runs, 200);
+    assert_eq!(kubelet.runs, 2);
     // Another account's pods get nothing that was asked for the first.
     let other = token("system:serviceaccount:shop:batch");
     scene.service.know(&other, "system:serviceaccount:shop:batch");
@@ -408,7 +424,8 @@ fn a_node_that_pulls_a_hundred_images_asks_once_for_each_and_account() {
     let pod = Pod { account: "shop/batch".to_owned(), token: other };
     let credentials = kubelet.pull(&format!("{}/team/app1", scene.service.host()), &pod);
     assert!(scene.service.opens(&credentials[0].1, "team/app1"));
-    assert_eq!((kubelet.runs, scene.service.exchanges().len()), (201, 201));
+    assert!(!scene.service.opens(&credentials[0].1, "team/app2"));
+    assert_eq!((kubelet.runs, scene.service.exchanges().len()), (3, 3));
 }
 
 #[test]
@@ -475,11 +492,11 @@ fn a_node_pulls_with_the_kubelets_certificate() {
     let with = ["--node-certificate", certificate.as_str()];
     let who = |flags: &[&str], token: &str, annotations| {
         let answer = provider(&scene.flags(flags), &request(&scene.image(), token, &annotations)).answer();
-        let password = answer["auth"][scene.image()]["password"].as_str().unwrap().to_owned();
+        let password = answer["auth"][scene.service.host()]["password"].as_str().unwrap().to_owned();
         assert!(scene.service.opens(&password, "team/app"));
-        assert_eq!(answer["cacheKeyType"], "Image");
+        assert_eq!(answer["cacheKeyType"], "Registry");
         let Exchanged { identity, scope, refresh, .. } = scene.service.exchanges().pop().unwrap();
-        assert_eq!(scope.as_deref(), Some("repository:team/app:pull"));
+        assert_eq!(scope.as_deref(), Some("repository:*:pull"));
         // A certificate gets an access token, which ends soon.
         let kept = if identity == ACCOUNT { "2880s" } else { "240s" };
         assert_eq!((refresh, &answer["cacheDuration"]), (identity == ACCOUNT, &json!(kept)));
@@ -529,11 +546,11 @@ fn a_node_pulls_with_its_clouds_identity() {
     for flags in [&azure[..], &["--node-identity", "gcp"]] {
         let child = spawn(&scene.flags(flags), &environment);
         let answer = model::finish(child, &request(&scene.image(), "", &json!(null))).answer();
-        let password = answer["auth"][scene.image()]["password"].as_str().unwrap();
+        let password = answer["auth"][scene.service.host()]["password"].as_str().unwrap();
         assert!(scene.service.opens(password, "team/app"));
         let last = scene.service.exchanges().pop().unwrap();
         assert_eq!((last.identity.as_str(), last.refresh), ("machine", true));
-        assert_eq!(last.scope.as_deref(), Some("repository:team/app:pull"));
+        assert_eq!(last.scope.as_deref(), Some("repository:*:pull"));
     }
     let input = request(&scene.image(), "", &json!(null));
     provider(&scene.flags(&["--node-identity", "aws"]), &input).refused("AWS gives its machines no token");
@@ -579,7 +596,7 @@ fn flags_may_come_from_the_environment() {
         ("BERTH_PROVIDER_USERNAME", "node"),
     ];
     let answer = model::finish(spawn(&[], &environment), &input).answer();
-    assert_eq!(answer["auth"][scene.image()]["username"], "node");
+    assert_eq!(answer["auth"][scene.service.host()]["username"], "node");
     let run = model::finish(spawn(&["--help".to_owned()], &[]), "");
     assert!(run.code == Some(0) && run.stdout.contains("--node-certificate FILE"), "{}", run.stdout);
     model::finish(spawn(&["--registri".to_owned()], &[]), "").refused("--help");

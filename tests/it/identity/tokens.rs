@@ -326,6 +326,56 @@ async fn a_refresh_token_may_be_for_one_repository_alone() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_may_be_for_pulling_whatever_one_may_pull() {
+    let folder = crate::harness::run::folder("policy");
+    let setting = format!("[auth]\npolicy_folder = \"{}\"\n", folder.path().display());
+    let config = cast().replacen("[auth]\n", &setting, 1);
+    let berth = Berth::of(Server::builder().config(&config).start().await);
+    let key = key("stranger");
+    let fields = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("subject_token", key.as_str()),
+        ("requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token"),
+        ("scope", "repository:*:pull,push"),
+    ];
+    let body = post_token(&berth, "/token", &fields).await.is(200).json();
+    assert_eq!(body["scope"], "repository:*:pull");
+    let refresh = body["access_token"].as_str().expect("a token").to_owned();
+    let asked = "&scope=repository:elsewhere/x:pull,push&scope=repository:private/app:pull";
+    let access = async || {
+        let given = ask_token(&berth, &basic("x", &refresh), asked).await;
+        claims(given.is(200).json()["token"].as_str().expect("a token"))["access"].clone()
+    };
+    let own = json!({ "type": "repository", "name": "elsewhere/x", "actions": ["pull"] });
+    assert_eq!(access().await, json!([own]));
+    // A right that is given while somebody has the token.
+    let more = rule("stranger", "private/app", "\"pull\"").replace("auth.rule", "rule");
+    std::fs::write(folder.path().join("more.toml"), more).expect("write a rule");
+    let wider = json!({ "type": "repository", "name": "private/app", "actions": ["pull"] });
+    let both = json!([own, wider]);
+    eventually("the new right counts", async || (access().await == both).then_some(())).await;
+    // Nobody in particular gets nothing for all at once, and a token for all at once opens what the rules do.
+    let nobody = ask_token(&berth, "", "&scope=repository:*:pull").await.is(200).json();
+    assert_eq!(claims(nobody["token"].as_str().expect("a token"))["access"], json!([]));
+    let every = token(&berth, &robot("puller"), &["repository:*:pull"]).await;
+    let headers = [("authorization", &*bearer(&every))];
+    let list = async |repository: &str| {
+        berth.send("GET", &format!("/v2/{repository}/tags/list"), &headers, Vec::new()).await
+    };
+    list("private/app").await.is_refused(404, "NAME_UNKNOWN");
+    push_as(&berth, &robot("admin"), "private/app", "v1", 1).await.put.is(201);
+    push_as(&berth, &robot("admin"), "elsewhere/x", "v1", 1).await.put.is(201);
+    list("private/app").await.is(200);
+    list("elsewhere/x").await.is_refused(404, "NAME_UNKNOWN");
+    // Whoever may do everything pulls with it and nothing else.
+    let bound = bearer(&token(&berth, &robot("admin"), &["repository:*:pull,push"]).await);
+    let headers = [("authorization", &*bound)];
+    let push = berth.send("POST", "/v2/private/app/blobs/uploads/", &headers, Vec::new()).await;
+    push.is_refused(401, "UNAUTHORIZED");
+    assert!(push.header("www-authenticate").contains("error=\"insufficient_scope\""));
+}
+
+#[tokio::test]
 async fn no_secret_is_ever_logged() {
     let berth = Berth::of(staged().config("[log]\nlevel = \"trace\"\n").start().await);
     let refresh = log_in(&berth, "puller").await;

@@ -13,6 +13,8 @@ use crate::server::{Reply, Request, Server};
 
 const ACCESS: &str = "urn:ietf:params:oauth:token-type:access_token";
 const REFRESH: &str = "urn:ietf:params:oauth:token-type:refresh_token";
+/// What is asked at each pull is the policy, so this is given to whoever is known.
+const EVERY: &str = "repository:*:pull";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// An exchange that succeeded.
@@ -199,7 +201,9 @@ impl TokenService {
             // The token of an identity itself is a password too.
             return state.identities.get(password).is_some_and(|identity| state.may(identity, repository));
         };
-        let scoped = scope.as_deref().is_none_or(|scope| scope == format!("repository:{repository}:pull"));
+        let scoped = scope
+            .as_deref()
+            .is_none_or(|scope| scope == EVERY || scope == format!("repository:{repository}:pull"));
         let ended = *end <= state.now || state.revoked.iter().any(|token| token == password);
         scoped && !ended && state.may(identity, repository)
     }
@@ -339,7 +343,7 @@ fn token(state: &mut State, request: &Request) -> Result<Reply, String> {
                 .and_then(|rest| rest.strip_suffix(":pull"))
                 .filter(|name| !name.contains(' '))
                 .ok_or_else(|| format!("the scope {scope:?}"))?;
-            Some(if state.may(&identity, repository) { scope.clone() } else { String::new() })
+            Some(if scope == EVERY || state.may(&identity, repository) { scope.clone() } else { String::new() })
         }
     };
     let number = state.exchanges.len();
