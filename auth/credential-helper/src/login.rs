@@ -33,7 +33,7 @@ pub struct Login {
     pub registry: RegistryHost,
     /// Certificates to trust beside the system's.
     pub ca_file: Option<PathBuf>,
-    /// Whether the registry, and the provider, are spoken to without TLS.
+    /// Whether the registry is spoken to without TLS, and the provider too where its address is http.
     pub plain_http: bool,
     /// Which of the provider's tokens stands for the person.
     pub token: LoginToken,
@@ -169,6 +169,13 @@ fn ask_provider(
     }
     let described: Described = answer.json()?;
     let issuer = described.issuer.trim_end_matches('/');
+    // That the registry has no TLS is no reason to go without it elsewhere.
+    let secure = if login.plain_http && issuer.starts_with("https://") {
+        Some(client(login.ca_file.clone(), false, REQUEST, clock)?)
+    } else {
+        None
+    };
+    let http = secure.as_ref().unwrap_or(http);
     let provider: Provider = http.get(&format!("{issuer}/.well-known/openid-configuration"), &[])?.json()?;
     if provider.issuer.trim_end_matches('/') != issuer {
         return Err(Error::OtherIssuer { expected: visible(issuer), found: visible(&provider.issuer) });

@@ -32,7 +32,10 @@ impl Scene {
     }
 
     fn with_audience(audience: Option<&str>, polls: impl IntoIterator<Item = Poll>) -> Self {
-        let service = TokenService::start();
+        Self::at(TokenService::start(), audience, polls)
+    }
+
+    fn at(service: TokenService, audience: Option<&str>, polls: impl IntoIterator<Item = Poll>) -> Self {
         let provider = IdentityProvider::start(&service.authority(), audience, polls);
         let mut described = provider.login();
         if let Some(audience) = audience {
@@ -58,7 +61,7 @@ impl Scene {
         let wanted = Login {
             registry: self.service.host().parse().unwrap(),
             ca_file: Some(self.folder.path().join("ca.pem")),
-            plain_http: false,
+            plain_http: self.service.is_plain(),
             token,
         };
         let mut prompts = Vec::new();
@@ -142,6 +145,20 @@ fn the_access_token_is_sent_where_that_is_wanted() {
 fn the_audience_goes_to_the_provider() {
     let scene = Scene::with_audience(Some("https://registry.example"), [granted()]);
     scene.login().unwrap();
+}
+
+#[test]
+fn a_registry_without_tls_may_have_a_provider_with_it() {
+    let scene = Scene::at(TokenService::start_plain(), None, [granted()]);
+    let session = scene.login().unwrap();
+    assert_eq!(scene.sessions().get(&scene.service.host()).unwrap().unwrap(), session);
+    // The provider's TLS is checked as ever.
+    let scene = Scene::at(TokenService::start_plain(), None, []);
+    std::fs::write(scene.folder.path().join("ca.pem"), berth_test_token_service::Authority::new().pem())
+        .unwrap();
+    let error = scene.login().unwrap_err().to_string();
+    assert!(error.contains("invalid peer certificate"), "{error}");
+    assert_eq!(scene.provider.started(), 0);
 }
 
 #[test]

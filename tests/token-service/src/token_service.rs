@@ -63,6 +63,7 @@ pub struct TokenService {
     complaints: Complaints,
     authority: Arc<Authority>,
     github: Arc<Mutex<Option<(String, String, String)>>>,
+    tls: bool,
 }
 
 impl TokenService {
@@ -78,6 +79,16 @@ impl TokenService {
 
     /// Starts it under `authority`.
     pub fn with(authority: Arc<Authority>) -> Self {
+        Self::on(authority, true)
+    }
+
+    /// Starts it without TLS; its authority is for others.
+    pub fn start_plain() -> Self {
+        Self::on(Arc::new(Authority::new()), false)
+    }
+
+    fn on(authority: Arc<Authority>, tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
         let state = Arc::new(Mutex::new(State { expires_in: Some(3600), ..State::default() }));
         let complaints = Complaints::default();
         let github = Arc::new(Mutex::new(None));
@@ -87,18 +98,23 @@ impl TokenService {
                 let mut state = state.lock().expect("no holder panics");
                 state.requests += 1;
                 let github = github.lock().expect("no holder panics");
-                answer(&mut state, request, github.as_ref()).unwrap_or_else(|complaint| {
+                answer(&mut state, request, scheme, github.as_ref()).unwrap_or_else(|complaint| {
                     complaints.add(format!("{} {}: {complaint}", request.method, request.path));
                     Reply::json(400, &json!({"error": "invalid_request", "error_description": complaint}))
                 })
             }
         };
-        let server = Server::start(Some(authority.server()), handler);
-        Self { server, state, complaints, authority, github }
+        let server = Server::start(tls.then(|| authority.server()), handler);
+        Self { server, state, complaints, authority, github, tls }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
+    }
+
+    /// Whether it speaks HTTP without TLS.
+    pub fn is_plain(&self) -> bool {
+        !self.tls
     }
 
     /// The registry's name: host and port.
@@ -229,6 +245,7 @@ impl State {
 fn answer(
     state: &mut State,
     request: &Request,
+    scheme: &str,
     github: Option<&(String, String, String)>,
 ) -> Result<Reply, String> {
     let host = request.headers.get("host").ok_or("no Host")?.clone();
@@ -240,7 +257,7 @@ fn answer(
             if request.headers.contains_key("authorization") {
                 return Err("a credential before the challenge".into());
             }
-            let realm = state.realm.clone().unwrap_or_else(|| format!("https://{host}/token"));
+            let realm = state.realm.clone().unwrap_or_else(|| format!("{scheme}://{host}/token"));
             let challenge = format!("Bearer realm=\"{realm}\",service=\"{}\"", TokenService::SERVICE);
             Ok(Reply::oci_error(401, "UNAUTHORIZED", "authentication required")
                 .with("WWW-Authenticate", &challenge))
@@ -343,7 +360,11 @@ fn token(state: &mut State, request: &Request) -> Result<Reply, String> {
                 .and_then(|rest| rest.strip_suffix(":pull"))
                 .filter(|name| !name.contains(' '))
                 .ok_or_else(|| format!("the scope {scope:?}"))?;
-            Some(if scope == EVERY || state.may(&identity, repository) { scope.clone() } else { String::new() })
+            Some(if scope == EVERY || state.may(&identity, repository) {
+                scope.clone()
+            } else {
+                String::new()
+            })
         }
     };
     let number = state.exchanges.len();
