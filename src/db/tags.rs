@@ -46,11 +46,19 @@ pub async fn points_at(mut on: impl Handle, repository_id: i64, tag: &Tag, diges
     Ok(found.is_some())
 }
 
-/// Removes one tag and nothing else.
-pub async fn remove(mut tx: &mut Tx, repository: &RepositoryName, tag: &Tag) -> Result<u64> {
+/// Removes one tag and nothing else. What it pointed at.
+pub async fn remove(mut tx: &mut Tx, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        #[sqlx(try_from = "String")]
+        digest: Digest,
+    }
     let sql = "DELETE FROM tags
-               WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2";
-    query!(tx, execute sqlx::query(sql).bind(repository.as_str()).bind(tag.as_str()))
+               WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2
+               RETURNING digest";
+    let found: Option<Row> =
+        query!(tx, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(tag.as_str()))?;
+    Ok(found.map(|row| row.digest))
 }
 
 /// Removes the tags that point at a manifest.

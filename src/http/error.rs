@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::path::PathError;
 use crate::db;
-use crate::oci::{ContentRangeError, ErrorBody, ErrorCode, range_until};
+use crate::oci::{ContentRangeError, ErrorBody, ErrorCode, RepositoryName, range_until};
 use crate::registry::{RegistryError, SourceError};
 use crate::tokens::Refused;
 
@@ -41,6 +41,8 @@ pub enum HttpError {
         identity: String,
         /// To create or to overwrite.
         action: berth_auth::Permission,
+        /// Where.
+        repository: RepositoryName,
         /// Which tag.
         tag: String,
         /// Which rule says so.

@@ -146,16 +146,13 @@ pub(super) async fn delete(
 ) -> Result<Response> {
     let permit = call.access.permit::<Delete>(repository)?;
     let (name, digest) = match &reference {
-        Reference::Tag(tag) => {
-            call.app.registry().delete_tag(&permit, tag).await?;
-            (tag.as_str(), "")
-        }
+        Reference::Tag(tag) => (tag.as_str(), call.app.registry().delete_tag(&permit, tag).await?),
         Reference::Digest(digest) => {
             call.app.registry().delete_manifest(&permit, digest).await?;
-            (digest.as_str(), digest.as_str())
+            (digest.as_str(), digest.clone())
         }
     };
-    call.changed("delete", permit.resource(), name, digest, Permission::Delete.into());
+    call.changed("delete", permit.resource(), name, digest.as_str(), Permission::Delete.into());
     Ok(empty(StatusCode::ACCEPTED))
 }
 
@@ -165,6 +162,7 @@ fn refused(call: &Call<'_>, permit: &Permit<Push>, error: RegistryError) -> Http
         RegistryError::TagDenied { permission, tag } => HttpError::TagDenied {
             identity: call.access.identity().to_string(),
             action: permission,
+            repository: permit.resource().clone(),
             tag,
             reason: call.access.why_not(permit.resource(), permission),
         },

@@ -39,7 +39,7 @@ use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use berth_auth::{Permissions, Scope};
+use berth_auth::{Denied, Permissions, Scope};
 
 use self::access::Access;
 use self::body::RequestBody;
@@ -291,7 +291,7 @@ async fn answer(app: App, request: Request, id: &str) -> Response {
             if !expects {
                 body.drain().await;
             }
-            note(&head, &error, from);
+            note(&error, from);
             let challenge = challenge(&app, &head, &error);
             let mut response = error.into_response(id);
             response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
@@ -331,20 +331,15 @@ async fn access(
 }
 
 /// Writes down who was refused. Whoever has not said who they are is asked to, which is no refusal.
-fn note(head: &Parts, error: &HttpError, from: audit::From<'_>) {
+fn note(error: &HttpError, from: audit::From<'_>) {
     match error {
         HttpError::Refused(refused) => audit::refused(&refused.to_string(), from),
         HttpError::Denied(denied) | HttpError::Hidden(denied) => {
-            audit::denied(&denied.identity, denied.action, &denied.resource, &denied.by.to_string(), from);
+            let Denied { identity, action, resource, by } = denied;
+            audit::denied(identity, action, resource, "", &by.to_string(), from);
         }
-        HttpError::TagDenied { identity, action, tag, reason } => {
-            audit::denied(
-                identity,
-                action.as_str(),
-                &format!("{} (tag {tag})", head.uri.path()),
-                reason,
-                from,
-            );
+        HttpError::TagDenied { identity, action, repository, tag, reason } => {
+            audit::denied(identity, action.as_str(), repository.as_str(), tag, reason, from);
         }
         HttpError::Unauthorized { error: Some(_), reason, .. } => audit::refused(reason, from),
         _ => {}

@@ -229,7 +229,12 @@ impl<'a> Asked<'a> {
         let asked = self.asked()?;
         let wanted = asked.to_string();
         let issued = self.tokens.access_token(login, asked, &self.origin)?;
-        audit::granted(&login.identity, &wanted, &issued.scope.to_string(), self.from());
+        let granted = issued.scope.to_string();
+        if login.identity.is_anonymous() {
+            audit::granted_to_anyone(&wanted, &granted, self.from());
+        } else {
+            audit::granted(&login.identity, &wanted, &granted, self.from());
+        }
         Ok(issued)
     }
 

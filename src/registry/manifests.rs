@@ -110,16 +110,15 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes one tag and nothing else.
-    pub async fn delete_tag(&self, permit: &Permit<Delete>, tag: &Tag) -> Result<()> {
+    /// Removes one tag and nothing else. What it pointed at.
+    pub async fn delete_tag(&self, permit: &Permit<Delete>, tag: &Tag) -> Result<Digest> {
         let mut tx = self.db.begin().await?;
-        if tags::remove(&mut tx, permit.resource(), tag).await? == 0 {
-            return Err(RegistryError::ManifestUnknown(tag.to_string()));
-        }
+        let removed = tags::remove(&mut tx, permit.resource(), tag).await?;
+        let digest = removed.ok_or_else(|| RegistryError::ManifestUnknown(tag.to_string()))?;
         fail::fail_point!("tags::before_delete", |_| std::process::abort());
         tx.commit().await?;
         fail::fail_point!("tags::deleted", |_| std::process::abort());
-        Ok(())
+        Ok(digest)
     }
 
     /// Removes a manifest and the tags that point at it. One that an index lists stays.

@@ -26,6 +26,14 @@ pub fn granted(identity: &dyn Display, asked: &str, scope: &str, from: From<'_>)
         "gave {identity} a token");
 }
 
+/// A token was given to nobody in particular, which every pull of a public image begins with. It opens what
+/// is open to everyone, so it is shown only to whoever asks for it (`audit=debug`).
+pub fn granted_to_anyone(asked: &str, scope: &str, from: From<'_>) {
+    let (client, request_id) = (from.client(), from.request_id);
+    tracing::debug!(target: "audit", event = "grant", identity = "anonymous", asked, scope, client, request_id,
+        "gave anonymous a token");
+}
+
 /// A refresh token was given.
 pub fn session_begun(identity: &dyn Display, session: &str, from: From<'_>) {
     let (client, request_id) = (from.client(), from.request_id);
@@ -40,9 +48,17 @@ pub fn refused(reason: &str, from: From<'_>) {
 }
 
 /// Somebody may not do what they asked for.
-pub fn denied(identity: &dyn Display, action: &str, repository: &str, reason: &str, from: From<'_>) {
+pub fn denied(
+    identity: &dyn Display,
+    action: &str,
+    repository: &str,
+    reference: &str,
+    reason: &str,
+    from: From<'_>,
+) {
     let (client, request_id) = (from.client(), from.request_id);
-    tracing::info!(target: "audit", event = "refusal", %identity, action, repository, reason, client, request_id,
+    tracing::info!(target: "audit", event = "refusal", %identity, action, repository, reference, reason, client,
+        request_id,
         "refused {identity} to {action} {repository}");
 }
 

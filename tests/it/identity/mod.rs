@@ -1,6 +1,7 @@
 //! Who is asking: tokens, the policy, and every way to show who one is.
 
 mod attacks;
+mod audit;
 mod clients;
 mod clusters;
 mod oidc;
