@@ -1,7 +1,8 @@
 //! The book: every rule, user and robot there is, from the configuration and from a folder.
 //!
-//! A [`Book`] never changes. The [`Shelf`] holds the one in force and puts another in its place when
-//! the files of the folder change and are all good; as long as one is bad, the old book stays.
+//! A [`Book`] never changes. The [`Shelf`] holds the one in force and puts another in its place when the
+//! configuration's file or the files of the folder change and are all good; as long as one is bad, the old
+//! book stays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +30,7 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 const SETTLED: Duration = Duration::from_millis(300);
 
 /// Rules, users and robots as a file has them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entries {
     /// `[[rule]]`.
     pub rules: Vec<Rule>,
@@ -188,6 +189,8 @@ pub struct Book {
     /// In which file each rule stands, in their order, and where.
     rule_places: Vec<(Option<PathBuf>, Option<Place>)>,
     digest: String,
+    /// The entries, to tell another book from the same one in files that have changed otherwise.
+    entries: Entries,
 }
 
 impl Book {
@@ -209,15 +212,16 @@ impl Book {
         };
         let all = |array| chapters.iter().map(move |chapter| chapter.len(array)).sum::<usize>();
         let rules: Vec<Rule> = chapters.iter().flat_map(|chapter| chapter.entries.rules.clone()).collect();
-        let users = chapters.iter().flat_map(|chapter| chapter.entries.users.clone()).collect();
-        let robots = chapters.iter().flat_map(|chapter| chapter.entries.robots.clone()).collect();
+        let users: Vec<User> = chapters.iter().flat_map(|chapter| chapter.entries.users.clone()).collect();
+        let robots: Vec<Robot> = chapters.iter().flat_map(|chapter| chapter.entries.robots.clone()).collect();
         let rule_places = (0..all(Array::Rule)).map(|at| place(Array::Rule, at)).collect();
         let digest = digest_of(&rules);
+        let entries = Entries { rules: rules.clone(), users: users.clone(), robots: robots.clone() };
         let policy =
             Policy::new(rules).map_err(|error| wrong(Array::Rule, error.index, error.to_string()))?;
         let users = Users::new(users).map_err(|(at, reason)| wrong(Array::User, at, reason))?;
         let robots = Robots::new(robots).map_err(|(at, reason)| wrong(Array::Robot, at, reason))?;
-        Ok(Self { policy, users, robots, rule_places, digest })
+        Ok(Self { policy, users, robots, rule_places, digest, entries })
     }
 
     /// The chapters at a path: a file, or the `*.toml` files of a folder, in their names' order.
@@ -325,30 +329,63 @@ fn text(file: &Path, path: &Path) -> Result<String, BookError> {
     Ok(text)
 }
 
+/// What makes a chapter of a file's text.
+pub type Reader = Box<dyn Fn(&str) -> Result<Chapter, BookError> + Send + Sync>;
+
+/// The configuration's chapter of the book.
+pub enum Configuration {
+    /// As it was read once.
+    Fixed(Chapter),
+    /// A file that is read again when it changes.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Reads the chapter from the file's text, which is bad if anything in it is.
+        read: Reader,
+    },
+}
+
+impl fmt::Debug for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(_) => f.write_str("Fixed"),
+            Self::File { path, .. } => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
 /// The shelf: it holds the book in force, and looks whether there is another.
-#[derive(Debug)]
 pub struct Shelf {
-    configuration: Chapter,
+    configuration: Configuration,
     folder: Option<PathBuf>,
     current: ArcSwap<Book>,
     seen: Mutex<Seen>,
 }
 
+/// Every text of the book. They may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
+struct Texts {
+    /// That of the configuration's file, if it is read again.
+    configuration: String,
+    files: Files,
+}
+
 /// What was found at the last look.
-#[derive(Debug, Default)]
 struct Seen {
-    /// The files, or why they cannot be read.
-    files: Option<Result<Files, String>>,
+    /// The texts, or why they cannot be read.
+    texts: Result<Texts, String>,
     is_bad: bool,
 }
 
-/// What a look at the folder found.
+/// What a look at the files found.
 #[derive(Debug)]
 pub enum Look {
     /// Nothing new.
     Same,
     /// Another book is in force.
     Changed(Change),
+    /// What was bad is gone, and the files hold the book in force again.
+    Restored,
     /// Something changed for the worse: the book that was in force stays.
     Kept(BookError),
 }
@@ -366,11 +403,11 @@ pub struct Change {
 
 impl Shelf {
     /// Reads the first book, which must be good.
-    pub fn open(configuration: Chapter, folder: Option<PathBuf>) -> Result<Self, BookError> {
-        let files = folder.as_deref().map(files).transpose()?.unwrap_or_default();
-        let book = Book::bind(&configuration, &files)?;
-        let seen = Mutex::new(Seen { files: Some(Ok(files)), is_bad: false });
-        Ok(Self { configuration, folder, current: ArcSwap::from_pointee(book), seen })
+    pub fn open(configuration: Configuration, folder: Option<PathBuf>) -> Result<Self, BookError> {
+        let texts = texts(&configuration, folder.as_deref())?;
+        let current = ArcSwap::from_pointee(book(&configuration, &texts)?);
+        let seen = Mutex::new(Seen { texts: Ok(texts), is_bad: false });
+        Ok(Self { configuration, folder, current, seen })
     }
 
     /// The book in force. Cheap; a request should ask once, so that it sees one book.
@@ -378,29 +415,31 @@ impl Shelf {
         self.current.load_full()
     }
 
-    /// Whether what the folder holds is not in force because it is bad.
+    /// Whether what the files hold is not in force because it is bad.
     pub fn is_bad(&self) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_bad
     }
 
-    /// Looks at the folder, and puts another book in force if it has changed. Reads files: not for
-    /// where nothing may block.
+    /// Looks at the files, and puts another book in force if they have changed. Reads files: not for where
+    /// nothing may block.
     pub fn look(&self) -> Look {
-        let Some(folder) = &self.folder else { return Look::Same };
-        let found = files(folder);
-        let key = found.as_ref().map_or_else(|error| Err(error.to_string()), |files| Ok(files.clone()));
+        let found = texts(&self.configuration, self.folder.as_deref());
+        let key = found.as_ref().map_or_else(|error| Err(error.to_string()), |texts| Ok(texts.clone()));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.files.as_ref() == Some(&key) {
+        if seen.texts == key {
             return Look::Same;
         }
-        seen.files = Some(key);
-        match found.and_then(|files| Book::bind(&self.configuration, &files)) {
+        seen.texts = key;
+        match found.and_then(|texts| book(&self.configuration, &texts)) {
             Ok(book) => {
-                seen.is_bad = false;
-                let after = book.digest.clone();
+                let was_bad = std::mem::take(&mut seen.is_bad);
+                let book = Arc::new(book);
+                let before = self.current.swap(Arc::clone(&book));
+                if before.entries == book.entries {
+                    return if was_bad { Look::Restored } else { Look::Same };
+                }
                 let rules = book.policy.rules().count();
-                let before = self.current.swap(Arc::new(book)).digest.clone();
-                Look::Changed(Change { before, after, rules })
+                Look::Changed(Change { before: before.digest.clone(), after: book.digest.clone(), rules })
             }
             Err(error) => {
                 seen.is_bad = true;
@@ -410,16 +449,16 @@ impl Shelf {
         }
     }
 
-    /// Whether the folder holds something else than at the last look.
-    fn is_other(&self) -> Option<Result<Files, String>> {
-        let found = files(self.folder.as_deref()?).map_err(|error| error.to_string());
+    /// Whether the files hold something else than at the last look.
+    fn is_other(&self) -> Option<Result<Texts, String>> {
+        let found = texts(&self.configuration, self.folder.as_deref()).map_err(|error| error.to_string());
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        (seen.files.as_ref() != Some(&found)).then_some(found)
+        (seen.texts != found).then_some(found)
     }
 
     /// Looks every so often, for ever, and tells what it found other than nothing.
     pub async fn watch(self: Arc<Self>, every: Duration, mut told: impl FnMut(Look)) {
-        if self.folder.is_none() {
+        if self.folder.is_none() && matches!(self.configuration, Configuration::Fixed(_)) {
             return;
         }
         loop {
@@ -436,6 +475,27 @@ impl Shelf {
                 Ok(look) => told(look),
             }
         }
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+fn texts(configuration: &Configuration, folder: Option<&Path>) -> Result<Texts, BookError> {
+    let configuration = match configuration {
+        Configuration::Fixed(_) => String::new(),
+        Configuration::File { path, .. } => text(path, path)?,
+    };
+    Ok(Texts { configuration, files: folder.map(files).transpose()?.unwrap_or_default() })
+}
+
+fn book(configuration: &Configuration, texts: &Texts) -> Result<Book, BookError> {
+    match configuration {
+        Configuration::Fixed(chapter) => Book::bind(chapter, &texts.files),
+        Configuration::File { read, .. } => Book::bind(&read(&texts.configuration)?, &texts.files),
     }
 }
 
@@ -526,7 +586,8 @@ mod tests {
     fn a_bad_file_keeps_the_book_until_it_is_good_again() {
         let folder = folder(&[("a.toml", PULL)]);
         let file = folder.path().join("a.toml");
-        let shelf = Shelf::open(Chapter::default(), Some(folder.path().to_owned())).unwrap();
+        let shelf =
+            Shelf::open(Configuration::Fixed(Chapter::default()), Some(folder.path().to_owned())).unwrap();
         let first = shelf.book();
         assert!(matches!(shelf.look(), Look::Same));
 
@@ -553,6 +614,31 @@ mod tests {
         assert_eq!(allowed(&shelf.book()), Permissions::PUSH, "a folder that is gone changes nothing");
     }
 
+    #[test]
+    fn the_configuration_is_read_again_when_its_file_changes() {
+        let folder = folder(&[("berth.toml", PULL)]);
+        let path = folder.path().join("berth.toml");
+        let read = {
+            let path = path.clone();
+            Box::new(move |text: &str| Chapter::read(&path, text))
+        };
+        let shelf = Shelf::open(Configuration::File { path: path.clone(), read }, None).unwrap();
+        fs::write(&path, PULL.replace("['pull']", "['fly']")).unwrap();
+        assert!(matches!(shelf.look(), Look::Kept(_)));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(shelf.look(), Look::Kept(BookError::Read { .. })));
+        assert_eq!(allowed(&shelf.book()), Permissions::PULL);
+        fs::write(&path, PULL).unwrap();
+        assert!(matches!(shelf.look(), Look::Restored) && !shelf.is_bad());
+
+        fs::write(&path, format!("# Another line.\n{PULL}")).unwrap();
+        assert!(matches!(shelf.look(), Look::Same), "the rules are the same");
+        assert_eq!(shelf.book().place_of_rule(0).unwrap().1.unwrap().line, 2);
+        fs::write(&path, PULL.replace("['pull']", "['push']")).unwrap();
+        assert!(matches!(shelf.look(), Look::Changed(_)));
+        assert_eq!(allowed(&shelf.book()), Permissions::PUSH);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_mounted_config_map_is_followed_through_its_links() {
@@ -567,7 +653,8 @@ mod tests {
         };
         publish("..1", PULL);
         symlink("..data/rules.toml", at("rules.toml")).unwrap();
-        let shelf = Shelf::open(Chapter::default(), Some(folder.path().to_owned())).unwrap();
+        let shelf =
+            Shelf::open(Configuration::Fixed(Chapter::default()), Some(folder.path().to_owned())).unwrap();
         assert_eq!(allowed(&shelf.book()), Permissions::PULL);
         publish("..2", &PULL.replace("['pull']", "['push']"));
         assert!(matches!(shelf.look(), Look::Changed(_)));
@@ -581,7 +668,9 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_noticed_while_watching() {
         let folder = folder(&[("a.toml", PULL)]);
-        let shelf = Arc::new(Shelf::open(Chapter::default(), Some(folder.path().to_owned())).unwrap());
+        let shelf = Arc::new(
+            Shelf::open(Configuration::Fixed(Chapter::default()), Some(folder.path().to_owned())).unwrap(),
+        );
         let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let watching = Arc::clone(&shelf).watch(Duration::from_millis(5), move |look| {
             let _ = told.send(matches!(look, Look::Changed(_)));

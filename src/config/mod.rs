@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod log;
 mod metrics;
+mod origin;
 mod reference;
 mod repositories;
 mod scrub;
@@ -38,6 +39,8 @@ pub use self::http::Http;
 pub use self::limits::Limits;
 pub use self::log::{Log, LogFormat};
 pub use self::metrics::Metrics;
+use self::origin::Origin;
+pub use self::origin::Reread;
 pub use self::reference::reference;
 pub use self::repositories::RepositoryRule;
 pub use self::scrub::Scrub;
@@ -77,6 +80,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// Rules for some repositories; the first whose pattern matches holds.
     pub repositories: Vec<RepositoryRule>,
+    /// What it was read from.
+    #[serde(skip)]
+    origin: Origin,
 }
 
 impl Default for Config {
@@ -95,6 +101,7 @@ impl Default for Config {
             log: Log::default(),
             metrics: Metrics::default(),
             repositories: Vec::new(),
+            origin: Origin::default(),
         }
     }
 }
@@ -182,10 +189,16 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
             None => String::new(),
         };
-        let mut config = Self::from_variables(&text, file.unwrap_or(Path::new("")), variables)?;
-        config.auth.bind(file, &text)?;
-        if let Some(data) = overrides.data {
-            config.data = data;
+        let variables = variables.filter(|(name, _)| name.starts_with("BERTH_")).collect();
+        Self::read(&text, Origin::new(file, &text, variables, overrides))
+    }
+
+    fn read(text: &str, origin: Origin) -> Result<Self, ConfigError> {
+        let mut config = Self::from_variables(text, origin.path(), origin.variables())?;
+        config.auth.bind(origin.file(), text)?;
+        let overrides = origin.overrides();
+        if let Some(data) = &overrides.data {
+            config.data.clone_from(data);
         }
         if let Some(listen) = overrides.listen {
             config.http.listen = listen;
@@ -194,14 +207,11 @@ impl Config {
         config.database.read_url_file()?;
         config.storage.read_secrets()?;
         config.check()?;
+        config.origin = origin;
         Ok(config)
     }
 
-    fn from_variables(
-        text: &str,
-        path: &Path,
-        variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    fn from_variables(text: &str, path: &Path, variables: &[(String, String)]) -> Result<Self, ConfigError> {
         let in_file = |error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line_start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -229,9 +239,9 @@ impl Config {
                 Ok((table.clone().try_into()?, table))
             };
             // A text may look like a number: a folder called 2024.
-            let read = set(guess(&value)).or_else(|error| set(value.into()).map_err(|_| error));
+            let read = set(guess(value)).or_else(|error| set(value.as_str().into()).map_err(|_| error));
             (config, table) = read.map_err(|error: toml::de::Error| ConfigError::Variable {
-                name,
+                name: name.clone(),
                 reason: error.message().to_owned(),
             })?;
         }

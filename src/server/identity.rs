@@ -1,20 +1,21 @@
 //! Puts together who is who, from the configuration.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use berth_auth::book::{Look, Shelf};
+use berth_auth::book::{BookError, Configuration, Look, Place, Shelf};
 use berth_auth::robots::Moment;
 use berth_auth::{Calls, Certificates, Issuers};
 use tokio_util::sync::CancellationToken;
 
 use super::ServerError;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::jobs;
 use crate::telemetry::{KeyLife, Metrics, audit};
 use crate::tokens::{Settings, Tokens, Trust};
 
-/// How often the policy folder is looked at.
+/// How often the configuration's file and the policy folder are looked at.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// The token service of a configuration.
@@ -33,10 +34,43 @@ pub async fn tokens(config: &Config, context: &jobs::Context) -> Result<Tokens, 
 
 fn trust(config: &Config) -> Result<Trust, ServerError> {
     let auth = &config.auth;
-    let shelf = Shelf::open(auth.chapter().clone(), auth.policy_folder.clone())?;
+    let shelf = Shelf::open(followed(config), auth.policy_folder.clone())?;
     let issuers = Issuers::new(config::issuers(auth)?, &Calls::default())?;
     let certificates = Certificates::load(config::certificates(auth))?;
     Ok(Trust { shelf: Arc::new(shelf), issuers, certificates })
+}
+
+/// Rules, users and robots of the configuration, which are read again when its file changes.
+fn followed(config: &Config) -> Configuration {
+    let Some(path) = config.followed_file() else {
+        return Configuration::Fixed(config.auth.chapter().clone());
+    };
+    let (path, config) = (path.to_owned(), config.clone());
+    let told = Mutex::new(Vec::new());
+    let read = {
+        let path = path.clone();
+        move |text: &str| {
+            let again = config.read_again(text).map_err(|error| book_error(&path, error))?;
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if !again.changed.is_empty() && *told != again.changed {
+                let settings = again.changed.join(", ");
+                tracing::warn!(settings, "the configuration has changed in {settings}: it takes a restart");
+            }
+            *told = again.changed;
+            Ok(again.chapter)
+        }
+    };
+    Configuration::File { path, read: Box::new(read) }
+}
+
+fn book_error(path: &Path, error: ConfigError) -> BookError {
+    match error {
+        ConfigError::Auth(error) => error,
+        ConfigError::File { path, line, column, reason } => {
+            BookError::Entry { file: Some(path), place: Some(Place { line, column }), reason }
+        }
+        other => BookError::Entry { file: Some(path.to_owned()), place: None, reason: other.to_string() },
+    }
 }
 
 /// Shows in the metrics when keys of robots expire.
@@ -56,6 +90,7 @@ pub(super) fn show_keys(tokens: &Tokens, metrics: &Metrics) {
 pub(super) async fn watch(shelf: Arc<Shelf>, metrics: Metrics, stop: CancellationToken) {
     let told = |look: Look| match look {
         Look::Same => {}
+        Look::Restored => metrics.policy_is_bad(false),
         Look::Changed(change) => {
             metrics.policy_is_bad(false);
             audit::policy_changed(change.rules, &change.before, &change.after);

@@ -74,7 +74,7 @@ impl Metrics {
         let policy_is_bad = Gauge::default();
         registry.register(
             "policy_is_bad",
-            "1 while what the policy folder holds is not in force because it is bad",
+            "1 while the configuration or the policy folder holds rules that are not in force because they are bad",
             policy_is_bad.clone(),
         );
         let keys = Arc::default();
@@ -112,7 +112,7 @@ impl Metrics {
         let _ = self.keys.set(Keys(Box::new(keys)));
     }
 
-    /// Whether the policy folder holds something that is not in force.
+    /// Whether the configuration or the policy folder holds something that is not in force.
     pub fn policy_is_bad(&self, bad: bool) {
         self.policy_is_bad.set(bad.into());
     }

@@ -43,7 +43,8 @@ pub struct Auth {
     /// A folder with more of `[[rule]]`, `[[user]]` and `[[robot]]`, in files called `*.toml`, such as a
     /// mounted `ConfigMap`. What changes there is in force within seconds; what is bad there is not taken.
     pub policy_folder: Option<PathBuf>,
-    /// What each identity may do. What no rule allows is refused.
+    /// What each identity may do. What no rule allows is refused. A change of rules, users and robots in the
+    /// configuration's file is in force within seconds; if the file is bad, what was in force stays.
     pub rule: Vec<Rule>,
     /// People with a password here.
     pub user: Vec<User>,

@@ -6,6 +6,7 @@ mod clients;
 mod clusters;
 mod oidc;
 mod routes;
+mod rules;
 mod scenes;
 mod tokens;
 mod uploads;
