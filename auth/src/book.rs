@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::policy::Known;
 use crate::robots::{Robot, Robots};
 use crate::users::{User, Users};
-use crate::{Policy, Remark, Rule};
+use crate::{Policy, Remark, Rule, Vouchers};
 
 /// The most a file of the folder may hold.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -248,14 +248,16 @@ impl Book {
         &self.digest
     }
 
-    /// What is odd about the rules, though they are good.
-    pub fn lint(&self) -> Vec<Remark> {
+    /// What is odd about the rules, though they are good. Whether identities that others vouch for can be
+    /// there is looked at where it is known who these are.
+    pub fn lint(&self, vouchers: Option<&Vouchers>) -> Vec<Remark> {
         let users = self.users.iter().flat_map(|user| user.attributes.keys());
         let robots = self.robots.iter().flat_map(|robot| robot.attributes.keys());
         self.policy.lint(&Known {
             users: self.users.iter().map(|user| user.name.as_str()).collect(),
             robots: self.robots.iter().map(|robot| robot.name.as_str()).collect(),
             attributes: users.chain(robots).map(String::as_str).collect(),
+            vouchers,
         })
     }
 

@@ -32,7 +32,7 @@ pub use permission::{Permission, Permissions, UnknownAction};
 pub use permit::{Action, Delete, Everything, List, Look, Permit, Pull, Push};
 pub use policy::{
     Caller, Considered, Denied, DeniedBy, Effect, Explanation, Outcome, Policy, PolicyError, Question,
-    Remark, Rule,
+    Remark, Rule, Vouchers,
 };
 pub use scope::Scope;
 pub use token::AccessToken;

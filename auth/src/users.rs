@@ -132,12 +132,7 @@ impl Users {
         for (at, user) in list.into_iter().enumerate() {
             let name = user.name.clone();
             let wrong = |why: String| (at, format!("user {name:?}: {why}"));
-            let is_of = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
-            if name.is_empty() || name.len() > 128 || !name.chars().all(is_of) {
-                return Err(wrong(
-                    "the name of a user has 1 to 128 characters of A-Z a-z 0-9 . _ - + @".into(),
-                ));
-            }
+            check_name(&name).map_err(wrong)?;
             let params = user.password_hash.params().map_err(wrong)?;
             let cost = |params: &Params| u64::from(params.m_cost()) * u64::from(params.t_cost());
             if users.is_empty() || cost(&params) > cost(&dearest) {
@@ -348,6 +343,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether a user can be called that, or why not.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_of = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
+    if name.is_empty() || name.len() > 128 || !name.chars().all(is_of) {
+        return Err("the name of a user has 1 to 128 characters of A-Z a-z 0-9 . _ - + @".into());
+    }
+    Ok(())
 }
 
 /// The argon2id hash of a password, a PHC string with a salt of its own.

@@ -1,12 +1,12 @@
 //! `berth policy`: looks rules over, and says what they decide.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use berth_auth::book::Book;
-use berth_auth::{Explanation, Identity, Kind, Permissions, Policy, Question};
+use berth_auth::{Explanation, Identity, Kind, Permissions, Policy, Question, Vouchers};
 use clap::{Args, Subcommand};
 
 use super::{Listening, Source};
@@ -68,6 +68,12 @@ struct Explain {
 }
 
 fn identity(text: &str) -> Result<Identity, String> {
+    if let Some(group) = text.strip_prefix("group:") {
+        return Err(format!("a group is nobody; say who is in it, and --group {group}"));
+    }
+    if text.contains('*') {
+        return Err("it is one identity, and no pattern".to_owned());
+    }
     let kinds: Vec<_> = Kind::ALL.iter().skip(1).map(|kind| kind.as_str()).collect();
     Identity::parse(text)
         .ok_or_else(|| format!("it is anonymous or KIND:NAME, KIND being {}", kinds.join(", ")))
@@ -91,16 +97,17 @@ impl PolicyCommand {
 }
 
 fn check(source: &Source, paths: &[PathBuf]) -> Result<ExitCode> {
-    let book = if paths.is_empty() {
-        book_of(&source.load(Listening::default())?)?
+    let (book, vouchers) = if paths.is_empty() {
+        let config = source.load(Listening::default())?;
+        (book_of(&config)?, Some(vouchers(&config)))
     } else {
         let mut chapters = Vec::new();
         for path in paths {
-            chapters.extend(Book::chapters(path)?);
+            chapters.extend(Book::chapters(path).with_context(|| what_is(path))?);
         }
-        Book::of(&chapters)?
+        (Book::of(&chapters)?, None)
     };
-    let remarks = book.lint();
+    let remarks = book.lint(vouchers.as_ref());
     for remark in &remarks {
         match book.place_of_rule(remark.index) {
             Some((file, Some(place))) => print!("{}, line {}: ", file.display(), place.line),
@@ -115,6 +122,23 @@ fn check(source: &Source, paths: &[PathBuf]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a path is that cannot be read as rules, where that helps.
+fn what_is(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    if toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("auth")) {
+        format!("this is a configuration, which --config {} is for", path.display())
+    } else {
+        "these are no rules".to_owned()
+    }
+}
+
+fn vouchers(config: &Config) -> Vouchers {
+    Vouchers {
+        clusters: config.auth.cluster.iter().map(|cluster| cluster.name.clone()).collect(),
+        issuers: config.auth.issuer.iter().map(|issuer| issuer.name.clone()).collect(),
+    }
+}
+
 fn book_of(config: &Config) -> Result<Book> {
     Ok(Book::read(config.auth.chapter(), config.auth.policy_folder.as_deref())?)
 }
@@ -126,6 +150,9 @@ impl Explain {
             .parse::<crate::oci::RepositoryName>()
             .with_context(|| format!("--repository {repository:?}"))?;
         let book = book_of(config)?;
+        if let Some(doubt) = doubt(&identity, &book, config) {
+            eprintln!("note: {doubt}");
+        }
         let mut identity = known(identity, &book)?;
         identity.groups.extend(groups);
         identity.attributes.extend(attributes);
@@ -145,6 +172,24 @@ impl Explain {
         let all = answers.iter().all(|answer| answer.allowed);
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// Why nobody can be this identity, unless the configuration is a part of one, which has none of the kind.
+fn doubt(identity: &Identity, book: &Book, config: &Config) -> Option<String> {
+    let (kind, name) = (identity.kind(), identity.name());
+    let is_whole = match kind {
+        Kind::User => book.users.iter().next().is_some(),
+        Kind::Robot => book.robots.iter().next().is_some(),
+        Kind::ServiceAccount | Kind::Node => !config.auth.cluster.is_empty(),
+        Kind::Oidc => !config.auth.issuer.is_empty(),
+        Kind::Anonymous | Kind::Certificate => false,
+    };
+    let missing = match kind {
+        Kind::User if book.users.find(name).is_none() => Some(format!("there is no user {name}")),
+        Kind::Robot if book.robots.find(name).is_none() => Some(format!("there is no robot {name}")),
+        _ => vouchers(config).missing(kind, name),
+    };
+    missing.filter(|_| is_whole).map(|missing| format!("{missing}, so nobody can be {identity}"))
 }
 
 /// The identity with what follows from its name, or is written of it.

@@ -29,6 +29,7 @@ enum What {
 impl UserCommand {
     pub(super) fn run(self) -> Result<ExitCode> {
         let What::Hash { name } = self.what;
+        users::check_name(&name).map_err(anyhow::Error::msg)?;
         let hash = users::hash(&password()?)?;
         println!("[[user]]\nname = {}\npassword_hash = {}", text(&name), text(&hash));
         Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::pattern::Pattern;
 use super::rule::{Ready, Who};
 use super::{Effect, Policy};
 use crate::{Kind, Permission, Permissions, Preset};
@@ -35,6 +36,31 @@ pub(crate) struct Known<'a> {
     pub(crate) robots: BTreeSet<&'a str>,
     /// Attributes that identities have besides those that are [`given`].
     pub(crate) attributes: BTreeSet<&'a str>,
+    /// Who vouches for others, if that is known.
+    pub(crate) vouchers: Option<&'a Vouchers>,
+}
+
+/// The names of those who vouch for others.
+#[derive(Debug, Clone, Default)]
+pub struct Vouchers {
+    /// The clusters.
+    pub clusters: BTreeSet<String>,
+    /// The OIDC issuers.
+    pub issuers: BTreeSet<String>,
+}
+
+impl Vouchers {
+    /// What is not there of what an identity's name begins with.
+    pub fn missing(&self, kind: Kind, name: &str) -> Option<String> {
+        let (what, names) = match kind {
+            Kind::ServiceAccount | Kind::Node => ("cluster", &self.clusters),
+            Kind::Oidc => ("issuer", &self.issuers),
+            Kind::Anonymous | Kind::User | Kind::Robot | Kind::Certificate => return None,
+        };
+        let first = name.split('/').next().unwrap_or_default();
+        let is_missing = !first.contains('*') && !names.contains(first);
+        is_missing.then(|| format!("no [[auth.{what}]] is called {first}"))
+    }
 }
 
 impl Policy {
@@ -81,24 +107,12 @@ impl Known<'_> {
                     let more = ready.actions.without(Permissions::PULL);
                     texts.push(format!("everyone who reaches the registry may {more} there, without saying who they are"));
                 }
-                Who::Named(Kind::User, pattern) if pattern.plain().is_some_and(|name| !self.users.contains(name)) => {
-                    texts.push(format!("{text:?} in identities matches nobody: there is no such user"));
+                Who::Named(kind, pattern) => {
+                    texts.extend(self.nobody(*kind, pattern).map(|why| {
+                        format!("{text:?} in identities matches nobody: {why}")
+                    }));
                 }
-                Who::Named(Kind::Robot, pattern)
-                    if pattern.plain().is_some_and(|name| !self.robots.contains(name)) =>
-                {
-                    texts.push(format!("{text:?} in identities matches nobody: there is no such robot"));
-                }
-                Who::Named(kind @ (Kind::ServiceAccount | Kind::Node), pattern) => {
-                    let parts = if *kind == Kind::Node { 2 } else { 3 };
-                    if !pattern.may_have(parts) {
-                        texts.push(format!(
-                            "{text:?} in identities matches nobody: the name of a {} has {parts} parts",
-                            kind.as_str()
-                        ));
-                    }
-                }
-                _ => {}
+                Who::Everyone | Who::Anonymous | Who::Group(_) => {}
             }
         }
         let only_anonymous = ready.identities.iter().all(|who| matches!(who, Who::Anonymous));
@@ -127,6 +141,22 @@ impl Known<'_> {
             texts.push("it allows to overwrite tags and not to create them".to_owned());
         }
         texts
+    }
+
+    /// Why there is nobody whose name a pattern is.
+    fn nobody(&self, kind: Kind, pattern: &Pattern) -> Option<String> {
+        let is_not = |names: &BTreeSet<&str>| pattern.plain().is_some_and(|name| !names.contains(name));
+        let parts = match kind {
+            Kind::User if is_not(&self.users) => return Some("there is no such user".to_owned()),
+            Kind::Robot if is_not(&self.robots) => return Some("there is no such robot".to_owned()),
+            Kind::ServiceAccount => Some(3),
+            Kind::Node => Some(2),
+            _ => None,
+        };
+        if let Some(parts) = parts.filter(|parts| !pattern.may_have(*parts)) {
+            return Some(format!("the name of a {} has {parts} parts", kind.as_str()));
+        }
+        self.vouchers?.missing(kind, pattern.text())
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use self::explain::{Considered, Explanation, Outcome};
 pub(crate) use self::lint::Known;
-pub use self::lint::Remark;
+pub use self::lint::{Remark, Vouchers};
 pub use self::rule::{Effect, Rule};
 use self::rule::{Made, Ready};
 use crate::{Action, Identity, Permission, Permissions, Permit};

@@ -630,7 +630,13 @@ proptest! {
 
 #[test]
 fn what_is_odd_about_a_rule_is_said() {
-    let known = Known { users: ["alice"].into(), robots: ["ci"].into(), attributes: ["team"].into() };
+    let vouchers = Vouchers { clusters: ["prod".to_owned()].into(), issuers: ["github".to_owned()].into() };
+    let known = Known {
+        users: ["alice"].into(),
+        robots: ["ci"].into(),
+        attributes: ["team"].into(),
+        vouchers: Some(&vouchers),
+    };
     let odd = |rules: Vec<Rule>| -> Vec<String> {
         Policy::new(rules).unwrap().lint(&known).into_iter().map(|remark| remark.text).collect()
     };
@@ -659,6 +665,8 @@ fn what_is_odd_about_a_rule_is_said() {
         (allow(&["robot:cd"], &["a"], &["pull"]), "no such robot"),
         (allow(&["serviceaccount:team-a/app"], &["a"], &["pull"]), "has 3 parts"),
         (allow(&["node:a/b/*"], &["a"], &["pull"]), "has 2 parts"),
+        (allow(&["node:prdo/*"], &["a"], &["pull"]), "no [[auth.cluster]] is called prdo"),
+        (allow(&["oidc:githbu/**"], &["a"], &["pull"]), "no [[auth.issuer]] is called githbu"),
         (allow(&["user:alice"], &["a/-b"], &["pull"]), "\"-b\""),
         (allow(&["user:alice"], &["${namespce}/**"], &["pull"]), "the attribute namespce"),
         (allow(&["anonymous"], &["${namespace}/**"], &["pull"]), "anonymous has no attributes"),

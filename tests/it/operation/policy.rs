@@ -79,10 +79,42 @@ async fn what_is_asked_must_make_sense() {
         ("--identity user:alice --action pull --repository A", "--repository"),
         ("--identity serviceaccount:a/b --action pull --repository a", "CLUSTER/NAMESPACE/NAME"),
         ("--identity user:alice --action pull --repository a --attribute x", "NAME=VALUE"),
+        ("--identity group:dev --action pull --repository a", "--group dev"),
+        ("--identity user:* --action pull --repository a", "no pattern"),
     ] {
         let answer = explained(&[("berth.toml", RULES)], arguments).await;
         assert!(answer.code == Some(2) && answer.said.contains(said), "{arguments}: {}", answer.said);
     }
+}
+
+#[tokio::test]
+async fn who_cannot_be_there_is_said() {
+    let hash = "sha256:3c1bb0cd5d67dddc02fae50bf56d3a3a4cbc7204d5e4b6d1f54f1e3d3a4b5c6d";
+    let whole = format!(
+        "{RULES}[[auth.robot]]\nname = \"ci\"\nsecrets = [{{ hash = \"{hash}\" }}]\n\
+         [[auth.cluster]]\nname = \"dev\"\nissuer = \"https://dev.test\"\naudience = \"registry.test\"\n"
+    );
+    for (identity, said) in [
+        ("robot:cd", "note: there is no robot cd, so nobody can be robot:cd\n"),
+        ("node:prod/a", "note: no [[auth.cluster]] is called prod, so nobody can be node:prod/a\n"),
+    ] {
+        let asked = format!("--identity {identity} --action pull --repository a");
+        let answer = explained(&[("berth.toml", &whole)], &asked).await;
+        assert!(answer.code == Some(1) && answer.said.contains(said), "{}", answer.said);
+        let answer = explained(&[("berth.toml", RULES)], &asked).await;
+        assert!(!answer.said.contains("note"), "{}", answer.said);
+    }
+    let asked = "--identity robot:ci --action pull --repository a";
+    assert!(!explained(&[("berth.toml", &whole)], asked).await.said.contains("note"));
+    let check = with(&[("berth.toml", &whole)], &["policy", "check"]).await;
+    let said =
+        "rule \"near\": \"node:prod/*\" in identities matches nobody: no [[auth.cluster]] is called prod";
+    assert!(check.code == Some(0) && check.said.contains(said), "{}", check.said);
+
+    let check = with(&[("berth.toml", RULES)], &["policy", "check", "berth.toml"]).await;
+    assert!(check.code == Some(1) && check.said.contains("--config berth.toml is for"), "{}", check.said);
+    let user = with(&[], &["user", "hash", "alice smith"]).await;
+    assert!(user.code == Some(2) && user.said.contains("the name of a user has"), "{}", user.said);
 }
 
 #[tokio::test]
