@@ -83,14 +83,16 @@ fn greet(server: &Server) {
         Some((scheme, address)) => format!("  metrics  {scheme}://{address}/metrics\n"),
         None => String::new(),
     };
+    let host = server.host();
+    let login = if server.knows_identities() { format!("docker login {host}\n  ") } else { String::new() };
     let text = format!(
         "Berth is listening on {scheme}://{address}\n\n  \
            index    {index}\n  \
            objects  {objects}\n{metrics}\n\
          Push a first image:\n\n  \
-           docker pull busybox\n  \
-           docker tag busybox {address}/busybox\n  \
-           docker push {address}/busybox\n\n"
+           {login}docker pull busybox\n  \
+           docker tag busybox {host}/busybox\n  \
+           docker push {host}/busybox\n\n"
     );
     // Nobody may be reading.
     let mut out = std::io::stdout().lock();

@@ -195,6 +195,23 @@ impl Server {
         if self.certificates.is_some() { "https" } else { "http" }
     }
 
+    /// The registry's part of an image's name: by which clients know it, or at least this machine does.
+    pub fn host(&self) -> String {
+        let public = self.config.auth.public_url.as_deref().and_then(|url| url.split_once("://"));
+        let authority = public.and_then(|(_, rest)| rest.split('/').next()).filter(|host| !host.is_empty());
+        match authority {
+            Some(host) => host.to_owned(),
+            // Listened on is every address, and this is one of them.
+            None if self.address.ip().is_unspecified() => format!("127.0.0.1:{}", self.address.port()),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// Whether somebody has to say who they are.
+    pub fn knows_identities(&self) -> bool {
+        self.tokens.is_some()
+    }
+
     /// The scheme and the address of the metrics, if there are any.
     pub fn watch_address(&self) -> Option<(&'static str, SocketAddr)> {
         let scheme = if self.config.metrics.tls { "https" } else { "http" };

@@ -37,6 +37,26 @@ async fn the_first_words_are_where_everything_is_and_three_commands() {
         assert!(said.contains(command), "{said}");
     }
     assert!(said.contains(&format!("docker push {}/", server.host())), "{said}");
+    assert!(!said.contains("docker login"), "nobody has to: {said}");
+}
+
+#[tokio::test]
+async fn the_first_words_name_the_registry_as_clients_can() {
+    let rule =
+        "[[auth.rule]]\nname = \"all\"\nidentities = [\"*\"]\nrepositories = [\"**\"]\nactions = [\"*\"]\n";
+    let known = Server::builder().config(rule).start().await;
+    let said = known.said();
+    let login = format!(
+        "  docker login {0}\n  docker pull busybox\n  docker tag busybox {0}/busybox\n",
+        known.host()
+    );
+    assert!(said.contains(&login), "{said}");
+    let public = format!("[auth]\npublic_url = \"https://registry.example.com/\"\n{rule}");
+    let public = Server::builder().config(&public).start().await;
+    let said = public.said();
+    assert!(said.contains("  docker login registry.example.com\n"), "{said}");
+    assert!(said.contains("  docker push registry.example.com/busybox\n"), "{said}");
+    assert!(said.contains(&format!("Berth is listening on http://{}\n", public.host())), "{said}");
 }
 
 #[tokio::test]
@@ -78,7 +98,11 @@ async fn an_address_that_others_reach_needs_a_word() {
         let host = said.split_once("listening on http://0.0.0.0:")?.1;
         Some(host.split_once(char::is_whitespace)?.0.to_owned())
     });
-    assert_eq!(status(format!("http://127.0.0.1:{}/v2/", port.await)).await, 200);
+    let port = port.await;
+    assert_eq!(status(format!("http://127.0.0.1:{port}/v2/")).await, 200);
+    // Every address is listened on, and none of them is called that.
+    let push = format!("docker push 127.0.0.1:{port}/busybox");
+    process.until("it says how to push", |said| said.contains(&push).then_some(())).await;
 }
 
 #[tokio::test]
