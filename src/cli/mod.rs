@@ -90,6 +90,15 @@ fn span(text: &str) -> Result<Span, String> {
         .map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
+/// An error and its causes, without those that it has already named.
+pub fn said_once(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .reduce(|said, cause| if said.contains(&cause) { said } else { said + ": " + &cause })
+        .unwrap_or_default()
+}
+
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use berth_auth::book::Book;
 use berth_auth::{Explanation, Identity, Kind, Permissions, Policy, Question, Vouchers};
 use clap::{Args, Subcommand};
 
-use super::{Listening, Source};
+use super::{Listening, Source, said_once};
 use crate::clock::Clock;
 use crate::config::Config;
 
@@ -88,10 +88,15 @@ impl PolicyCommand {
     pub(super) fn run(self) -> Result<ExitCode> {
         match self.what {
             What::Check { paths } => Ok(check(&self.source, &paths).unwrap_or_else(|error| {
-                eprintln!("{error:#}");
+                eprintln!("{}", said_once(&error));
                 ExitCode::FAILURE
             })),
-            What::Explain(explain) => explain.run(&self.source.load(Listening::default())?),
+            What::Explain(explain) => {
+                if self.source.config.is_none() {
+                    eprintln!("note: no configuration was named; --config FILE, or BERTH_CONFIG, does");
+                }
+                explain.run(&self.source.load(Listening::default())?)
+            }
         }
     }
 }
@@ -103,7 +108,14 @@ fn check(source: &Source, paths: &[PathBuf]) -> Result<ExitCode> {
     } else {
         let mut chapters = Vec::new();
         for path in paths {
-            chapters.extend(Book::chapters(path).with_context(|| what_is(path))?);
+            let found = Book::chapters(path).map_err(|error| match what_is(path) {
+                Some(what) => anyhow!("{error}; {what}"),
+                None => error.into(),
+            })?;
+            if found.is_empty() {
+                println!("{}: there is no *.toml file in it", path.display());
+            }
+            chapters.extend(found);
         }
         (Book::of(&chapters)?, None)
     };
@@ -122,14 +134,11 @@ fn check(source: &Source, paths: &[PathBuf]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a path is that cannot be read as rules, where that helps.
-fn what_is(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    if toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("auth")) {
-        format!("this is a configuration, which --config {} is for", path.display())
-    } else {
-        "these are no rules".to_owned()
-    }
+/// What a file is that cannot be read as rules, where that helps.
+fn what_is(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let table: toml::Table = toml::from_str(&text).ok()?;
+    table.contains_key("auth").then(|| format!("for a configuration there is --config {}", path.display()))
 }
 
 fn vouchers(config: &Config) -> Vouchers {

@@ -86,7 +86,7 @@ impl TokenCommand {
 async fn list(config: &Config, identity: Option<String>, json: bool) -> Result<ExitCode> {
     let mut last = String::new();
     if !json {
-        println!("{:<32} {:<40} {:<20} {:<20} EXPIRES", "ID", "IDENTITY", "CLIENT", "USED");
+        println!("{:<32} {:<40} {:<25} {:<20} EXPIRES", "ID", "IDENTITY", "CLIENT", "USED");
     }
     loop {
         let command = Command::Sessions { identity: identity.clone(), last: last.clone() };
@@ -102,7 +102,7 @@ async fn list(config: &Config, identity: Option<String>, json: bool) -> Result<E
             } else {
                 let Session { id, identity, client, used_at, expires_at, .. } = session;
                 let (used, expires) = (moment(*used_at), moment(*expires_at));
-                println!("{id:<32} {identity:<40} {client:<20} {used:<20} {expires}");
+                println!("{id:<32} {identity:<40} {client:<25} {used:<20} {expires}");
             }
         }
     }

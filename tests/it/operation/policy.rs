@@ -69,6 +69,7 @@ async fn an_answer_names_the_rule_and_is_the_exit_code() {
     }
     let open = explained(&[], "--identity anonymous --action * --repository a").await;
     assert!(open.code == Some(0) && open.said.contains("open to everyone"), "{}", open.said);
+    assert!(open.said.contains("no configuration was named"), "{}", open.said);
 }
 
 #[tokio::test]
@@ -95,24 +96,26 @@ async fn who_cannot_be_there_is_said() {
          [[auth.cluster]]\nname = \"dev\"\nissuer = \"https://dev.test\"\naudience = \"registry.test\"\n"
     );
     for (identity, said) in [
-        ("robot:cd", "note: there is no robot cd, so nobody can be robot:cd\n"),
-        ("node:prod/a", "note: no [[auth.cluster]] is called prod, so nobody can be node:prod/a\n"),
+        ("robot:cd", "there is no robot cd, so nobody can be robot:cd"),
+        ("node:prod/a", "no [[auth.cluster]] is called prod, so nobody can be node:prod/a"),
     ] {
         let asked = format!("--identity {identity} --action pull --repository a");
         let answer = explained(&[("berth.toml", &whole)], &asked).await;
         assert!(answer.code == Some(1) && answer.said.contains(said), "{}", answer.said);
         let answer = explained(&[("berth.toml", RULES)], &asked).await;
-        assert!(!answer.said.contains("note"), "{}", answer.said);
+        assert!(!answer.said.contains("nobody can be"), "{}", answer.said);
     }
     let asked = "--identity robot:ci --action pull --repository a";
-    assert!(!explained(&[("berth.toml", &whole)], asked).await.said.contains("note"));
+    assert!(!explained(&[("berth.toml", &whole)], asked).await.said.contains("nobody can be"));
     let check = with(&[("berth.toml", &whole)], &["policy", "check"]).await;
     let said =
         "rule \"near\": \"node:prod/*\" in identities matches nobody: no [[auth.cluster]] is called prod";
     assert!(check.code == Some(0) && check.said.contains(said), "{}", check.said);
 
     let check = with(&[("berth.toml", RULES)], &["policy", "check", "berth.toml"]).await;
-    assert!(check.code == Some(1) && check.said.contains("--config berth.toml is for"), "{}", check.said);
+    assert!(check.code == Some(1) && check.said.contains("there is --config berth.toml"), "{}", check.said);
+    let check = with(&[("rules/a.txt", "")], &["policy", "check", "rules"]).await;
+    assert!(check.code == Some(0) && check.said.contains("rules: there is no *.toml file"), "{}", check.said);
     let user = with(&[], &["user", "hash", "alice smith"]).await;
     assert!(user.code == Some(2) && user.said.contains("the name of a user has"), "{}", user.said);
 }
@@ -151,6 +154,7 @@ async fn a_check_reads_configuration_and_folder_and_says_where_it_hurts() {
     assert!(paths.code == Some(0) && paths.said.contains("good: 2 rules"), "{}", paths.said);
     let nowhere = with(&[], &["policy", "check", "nowhere.toml"]).await;
     assert!(nowhere.code == Some(1) && nowhere.said.contains("cannot read nowhere.toml"), "{}", nowhere.said);
+    assert_eq!(nowhere.said.matches("No such file").count(), 1, "{}", nowhere.said);
 }
 
 #[tokio::test]
