@@ -2,6 +2,7 @@
 
 use berth_storage::{Digest, Key, Object};
 
+use super::sqlite::columns_of;
 use super::uploads::signed;
 use super::{Driver, Handle, Result, Tx, placeholders, query, query_in};
 use crate::oci::RepositoryName;
@@ -22,6 +23,8 @@ pub struct Blob {
     pub idle_since: Option<i64>,
 }
 
+columns_of!(Blob { digest: parsed, size_bytes: count, storage_key: parsed, idle_since: plain });
+
 /// A row of `blobs`, whoever holds it.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Stored {
@@ -39,6 +42,14 @@ pub struct Stored {
     /// Since when its object is known to be lost.
     pub missing_since: Option<i64>,
 }
+
+columns_of!(Stored {
+    digest: parsed,
+    size_bytes: count,
+    storage_key: parsed,
+    idle_since: plain,
+    missing_since: plain
+});
 
 /// The blob as seen from one repository; a blob elsewhere, or lost, is not found.
 pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Digest) -> Result<Option<Blob>> {
@@ -135,6 +146,7 @@ pub async fn held(mut on: impl Handle, repository_id: i64, digests: &[&Digest]) 
         #[sqlx(try_from = "String")]
         digest: Digest,
     }
+    columns_of!(Row { digest: parsed });
     let sql = |list: &str| {
         format!(
             "SELECT rb.digest FROM repository_blobs rb JOIN blobs b ON b.digest = rb.digest
@@ -222,6 +234,8 @@ pub struct Link {
     /// Whether a manifest needs it after all.
     pub needed: bool,
 }
+
+columns_of!(Link { repository_id: plain, digest: parsed, idle_since: plain, needed: plain });
 
 /// Links that have been idle since `before`, the oldest first.
 pub async fn idle_links(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Link>> {

@@ -2,6 +2,7 @@
 
 use berth_storage::Key;
 
+use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 
 /// An object to be deleted.
@@ -13,6 +14,8 @@ pub struct Doomed {
     /// The multipart upload to abort besides.
     pub multipart: Option<String>,
 }
+
+columns_of!(Doomed { storage_key: parsed, multipart: plain });
 
 /// Dooms an object, and the multipart upload that was begun under its key. It is not touched before
 /// `not_before`: a writer may have it open until then.

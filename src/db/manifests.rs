@@ -2,6 +2,7 @@
 
 use berth_storage::Digest;
 
+use super::sqlite::columns_of;
 use super::uploads::signed;
 use super::{Handle, Result, Tx, query, query_in};
 use crate::oci::{Reference, RepositoryName, Tag};
@@ -19,6 +20,8 @@ pub struct Head {
     pub size_bytes: u64,
 }
 
+columns_of!(Head { digest: parsed, media_type: plain, size_bytes: count });
+
 /// A manifest as it was pushed.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Manifest {
@@ -27,6 +30,12 @@ pub struct Manifest {
     pub head: Head,
     /// Its bytes.
     pub content: Vec<u8>,
+}
+
+impl super::sqlite::FromRow for Manifest {
+    fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { head: Head::from_row(row)?, content: row.get("content")? })
+    }
 }
 
 const BY_TAG: &str = "FROM repositories r
@@ -117,6 +126,7 @@ pub async fn present(mut on: impl Handle, repository_id: i64, digests: &[&Digest
         #[sqlx(try_from = "String")]
         digest: Digest,
     }
+    columns_of!(Row { digest: parsed });
     let sql =
         |list: &str| format!("SELECT digest FROM manifests WHERE repository_id = $1 AND digest IN ({list})");
     let rows: Vec<Row> = query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id], digests)?;

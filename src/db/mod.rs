@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgExecutor, PgPool, Postgres, SqliteExecutor, SqlitePool, Transaction};
+use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 
 pub mod blobs;
 pub mod doomed_objects;
@@ -25,7 +25,7 @@ pub mod stores;
 pub mod tags;
 pub mod uploads;
 
-/// sqlx's two drivers, side by side.
+/// One for each database.
 pub enum Driver<S, P> {
     /// SQLite's.
     Sqlite(S),
@@ -36,7 +36,7 @@ pub enum Driver<S, P> {
 /// Something a query can run on.
 pub trait Handle: Send {
     /// The executor of whichever database this is.
-    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>>;
+    fn driver(&mut self) -> Driver<sqlite::On<'_>, impl PgExecutor<'_>>;
 }
 
 /// Where an index is.
@@ -58,8 +58,8 @@ pub enum Location {
 pub enum Db {
     /// Several readers, and one writer whose syncs many commits share.
     Sqlite {
-        /// Read-only connections.
-        reader: SqlitePool,
+        /// Connections that read.
+        reader: Arc<sqlite::Readers>,
         /// The one connection that writes.
         writer: sqlite::Writer,
     },
@@ -101,6 +101,12 @@ pub enum Error {
     /// A statement failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
+    /// A statement failed, on SQLite.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// A thread that worked on the index did not come back.
+    #[error("the index was left in the middle of something: {0}")]
+    Broken(tokio::task::JoinError),
     /// The disk did not keep what had been committed. Nothing is written any more: what is durable is
     /// what the next start finds.
     #[error("the disk did not keep the index: {0}; check the disk and start berth again")]
@@ -125,101 +131,123 @@ pub enum Error {
 }
 
 impl Error {
-    fn sql(&self) -> Option<&sqlx::Error> {
+    fn broken(error: tokio::task::JoinError) -> Self {
+        Self::Broken(error)
+    }
+
+    fn closed() -> Self {
+        sqlx::Error::PoolClosed.into()
+    }
+
+    /// PostgreSQL's word for it.
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
         match self {
-            Self::Sql(error) => Some(error),
+            Self::Sql(error) => error.as_database_error()?.code(),
             _ => None,
         }
     }
 
+    /// SQLite's words for it: one of a kind, and the kind.
+    fn sqlite(&self) -> Option<(i32, rusqlite::ErrorCode)> {
+        let Self::Sqlite(error) = self else { return None };
+        error.sqlite_error().map(|error| (error.extended_code, error.code))
+    }
+
     /// Another transaction removed what this one pointed at, or points at what this one removes.
     pub fn is_foreign_key_violation(&self) -> bool {
-        self.sql()
-            .and_then(sqlx::Error::as_database_error)
-            .is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
+        match self {
+            Self::Sql(error) => {
+                error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
+            }
+            _ => self.sqlite().is_some_and(|(code, _)| code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY),
+        }
     }
 
     /// Another transaction was in the way, and this one would succeed if it were run again: it pointed at
     /// what was removed meanwhile, or the two waited for each other and PostgreSQL ended this one.
     pub fn is_crossed(&self) -> bool {
         // deadlock_detected and serialization_failure.
-        let code =
-            self.sql().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
-        self.is_foreign_key_violation() || matches!(code.as_deref(), Some("40P01" | "40001"))
+        self.is_foreign_key_violation() || matches!(self.code().as_deref(), Some("40P01" | "40001"))
     }
 
     /// The database cannot be reached, or has no connection to spare; later it may.
     pub fn is_unavailable(&self) -> bool {
         // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
         let class = |code: &str| ["08", "53", "57"].iter().any(|class| code.starts_with(class));
-        if matches!(self, Self::Unsynced(_)) {
-            return true;
-        }
-        match self.sql() {
-            Some(
+        match self {
+            Self::Unsynced(_)
+            | Self::Sql(
                 sqlx::Error::Io(_)
                 | sqlx::Error::Tls(_)
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed,
             ) => true,
-            Some(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.len() == 5 && class(&code))
-            }
-            _ => false,
+            _ => self.code().is_some_and(|code| code.len() == 5 && class(&code)),
         }
     }
 
     /// The disk under the index is full.
     pub fn is_full(&self) -> bool {
-        // SQLITE_FULL; PostgreSQL's disk_full.
-        let code =
-            self.sql().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
-        matches!(code.as_deref(), Some("13" | "53100"))
+        // PostgreSQL's is disk_full.
+        self.code().as_deref() == Some("53100")
+            || self.sqlite().is_some_and(|(_, code)| code == rusqlite::ErrorCode::DiskFull)
     }
 }
 
 /// Runs one statement on either database: `query!(on, fetch_optional sqlx::query_as(SQL).bind(..))`.
 macro_rules! query {
-    ($on:expr, execute $q:expr) => {
+    ($on:expr, execute sqlx::query($sql:expr) $(.bind($bound:expr))*) => {
         match $crate::db::Handle::driver(&mut $on) {
-            $crate::db::Driver::Sqlite(c) => $q.execute(c).await.map(|r| r.rows_affected()),
-            $crate::db::Driver::Postgres(c) => $q.execute(c).await.map(|r| r.rows_affected()),
+            $crate::db::Driver::Sqlite(c) => {
+                c.execute($crate::db::text($sql).as_str(), &[$(&$bound as &dyn rusqlite::ToSql),*])
+            }
+            $crate::db::Driver::Postgres(c) => {
+                let outcome = sqlx::query($sql)$(.bind($bound))*.execute(c).await;
+                outcome.map(|outcome| outcome.rows_affected()).map_err($crate::db::Error::from)
+            }
         }
-        .map_err($crate::db::Error::from)
     };
-    ($on:expr, $fetch:ident $q:expr) => {
+    ($on:expr, $fetch:ident sqlx::query_as($sql:expr) $(.bind($bound:expr))*) => {
         match $crate::db::Handle::driver(&mut $on) {
-            $crate::db::Driver::Sqlite(c) => $q.$fetch(c).await,
-            $crate::db::Driver::Postgres(c) => $q.$fetch(c).await,
+            $crate::db::Driver::Sqlite(c) => {
+                c.$fetch($crate::db::text($sql).as_str(), &[$(&$bound as &dyn rusqlite::ToSql),*])
+            }
+            $crate::db::Driver::Postgres(c) => {
+                sqlx::query_as($sql)$(.bind($bound))*.$fetch(c).await.map_err($crate::db::Error::from)
+            }
         }
-        .map_err($crate::db::Error::from)
     };
 }
 pub(crate) use query;
 
 /// Like [`query!`] for a statement that ends in a list of digests, `IN (..)`, which is bound last.
 ///
-/// `$sql` is a function from the list's placeholders to the statement; `$first` the number of the
-/// first of them.
+/// `$sql` is a function from the list's placeholders to the statement.
 macro_rules! query_in {
     ($on:expr, $fetch:ident, $query:path, $sql:expr, [$($bound:expr),*], $digests:expr) => {{
         let sql = $sql(&$crate::db::placeholders([$(stringify!($bound)),*].len() + 1, $digests.len()));
         match $crate::db::Handle::driver(&mut $on) {
             $crate::db::Driver::Sqlite(c) => {
-                let mut query = $query(sqlx::AssertSqlSafe(sql))$(.bind($bound))*;
-                for digest in $digests { query = query.bind(digest.as_str()); }
-                query.$fetch(c).await.map($crate::db::outcome)
+                let digests: Vec<&str> = $digests.iter().map(|digest| digest.as_str()).collect();
+                let first: &[&dyn rusqlite::ToSql] = &[$(&$bound),*];
+                let digests = digests.iter().map(|digest| digest as &dyn rusqlite::ToSql);
+                let bound: Vec<_> = first.iter().copied().chain(digests).collect();
+                c.$fetch(&sql, &bound)
             }
             $crate::db::Driver::Postgres(c) => {
                 let mut query = $query(sqlx::AssertSqlSafe(sql))$(.bind($bound))*;
                 for digest in $digests { query = query.bind(digest.as_str()); }
-                query.$fetch(c).await.map($crate::db::outcome)
+                query.$fetch(c).await.map($crate::db::outcome).map_err($crate::db::Error::from)
             }
         }
-        .map_err($crate::db::Error::from)
     }};
 }
 pub(crate) use query_in;
+
+/// A statement as it is written.
+pub(crate) fn text(sql: impl sqlx::SqlSafeStr) -> sqlx::SqlStr {
+    sql.into_sql_str()
+}
 
 /// How many digests one statement lists: below both databases' limit on bound values, and few
 /// enough shapes for their statement caches.
@@ -238,17 +266,10 @@ pub(crate) fn placeholders(first: usize, count: usize) -> String {
     list
 }
 
-/// Makes the two drivers' answers one type.
+/// What a caller wants to know of an answer.
 pub(crate) trait Outcome {
     type Out;
     fn out(self) -> Self::Out;
-}
-
-impl Outcome for sqlx::sqlite::SqliteQueryResult {
-    type Out = u64;
-    fn out(self) -> u64 {
-        self.rows_affected()
-    }
 }
 
 impl Outcome for sqlx::postgres::PgQueryResult {
@@ -270,18 +291,18 @@ pub(crate) fn outcome<T: Outcome>(answer: T) -> T::Out {
 }
 
 impl Handle for &Db {
-    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>> {
+    fn driver(&mut self) -> Driver<sqlite::On<'_>, impl PgExecutor<'_>> {
         match self {
-            Db::Sqlite { reader, .. } => Driver::Sqlite(reader),
+            Db::Sqlite { reader, .. } => Driver::Sqlite(sqlite::On::Reader(reader)),
             Db::Postgres(pool) => Driver::Postgres(pool),
         }
     }
 }
 
 impl Handle for &mut Tx {
-    fn driver(&mut self) -> Driver<impl SqliteExecutor<'_>, impl PgExecutor<'_>> {
+    fn driver(&mut self) -> Driver<sqlite::On<'_>, impl PgExecutor<'_>> {
         match &mut self.0 {
-            Driver::Sqlite(turn) => Driver::Sqlite(turn.connection()),
+            Driver::Sqlite(turn) => Driver::Sqlite(sqlite::On::Writer(turn.connection())),
             Driver::Postgres(tx) => Driver::Postgres(tx.connection()),
         }
     }
@@ -316,7 +337,7 @@ impl Db {
     /// statement has run, whatever becomes of the rest.
     pub async fn begin_one(&self) -> Result<Tx> {
         Ok(Tx(match self {
-            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.statement().await?),
+            Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
             Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(pool.acquire().await?)),
         }))
     }
@@ -340,7 +361,7 @@ impl Db {
     pub async fn close(&self) {
         match self {
             Self::Sqlite { reader, writer } => {
-                reader.close().await;
+                reader.close();
                 writer.close().await;
             }
             Self::Postgres(pool) => pool.close().await,

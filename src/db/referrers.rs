@@ -5,6 +5,7 @@
 
 use berth_storage::Digest;
 
+use super::sqlite::columns_of;
 use super::uploads::signed;
 use super::{Handle, Result, Tx, query, query_in};
 
@@ -18,6 +19,8 @@ pub struct Entry {
     #[sqlx(try_from = "i64")]
     pub descriptor_bytes: u64,
 }
+
+columns_of!(Entry { digest: parsed, descriptor_bytes: count });
 
 /// Writes a referrer. `artifact_type` is empty for one that has none.
 pub async fn insert(

@@ -1,5 +1,6 @@
 //! Refresh tokens: what `docker login` keeps. Only their hashes are here.
 
+use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 
 /// A refresh token as it is kept.
@@ -26,6 +27,19 @@ pub struct RefreshToken {
     /// When it was last used, roughly.
     pub used_at: i64,
 }
+
+columns_of!(RefreshToken {
+    id: plain,
+    hash: plain,
+    subject: plain,
+    identity: plain,
+    scope: plain,
+    proof: plain,
+    client: plain,
+    created_at: plain,
+    expires_at: plain,
+    used_at: plain
+});
 
 macro_rules! columns {
     () => {
@@ -93,7 +107,8 @@ pub async fn touch(mut tx: &mut Tx, id: &str, now: i64) -> Result<u64> {
 /// Removes one; whose it was.
 pub async fn remove(mut tx: &mut Tx, id: &str) -> Result<Option<String>> {
     let sql = "DELETE FROM refresh_tokens WHERE id = $1 RETURNING subject";
-    query!(tx, fetch_optional sqlx::query_scalar(sql).bind(id))
+    let row: Option<(String,)> = query!(tx, fetch_optional sqlx::query_as(sql).bind(id))?;
+    Ok(row.map(|(subject,)| subject))
 }
 
 /// Removes all of a subject.

@@ -1,5 +1,6 @@
 //! Revocations: access tokens that are over before their time. Few, for they live no longer than those.
 
+use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 
 /// What is over.
@@ -12,6 +13,8 @@ pub struct Revocation {
     /// … until then.
     pub revoked_at: i64,
 }
+
+columns_of!(Revocation { session: plain, subject: plain, revoked_at: plain });
 
 /// Adds one, which is kept until no token it is about can be good.
 pub async fn insert(mut tx: &mut Tx, revocation: &Revocation, expires_at: i64) -> Result<u64> {

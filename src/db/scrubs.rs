@@ -1,5 +1,6 @@
 //! How far the scrubber has come. There is one row, which one replica holds at a time.
 
+use super::sqlite::columns_of;
 use super::uploads::signed;
 use super::{Result, Tx, query};
 
@@ -17,6 +18,8 @@ pub struct Scrub {
     #[sqlx(try_from = "i64")]
     pub done_bytes: u64,
 }
+
+columns_of!(Scrub { position: plain, begun_at: plain, total_bytes: count, done_bytes: count });
 
 /// Makes `holder` the one who scrubs until then, unless another is.
 pub async fn take(mut tx: &mut Tx, holder: &str, now: i64, until: i64) -> Result<Option<Scrub>> {

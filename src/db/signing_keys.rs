@@ -1,5 +1,6 @@
 //! Signing keys: what access tokens are signed with, on every replica.
 
+use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 
 /// A key as it is kept.
@@ -14,6 +15,8 @@ pub struct SigningKey {
     /// From when it signs.
     pub signs_from: i64,
 }
+
+columns_of!(SigningKey { number: plain, kid: plain, private_key: plain, signs_from: plain });
 
 /// All of them.
 pub async fn all(mut on: impl Handle) -> Result<Vec<SigningKey>> {

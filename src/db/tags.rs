@@ -2,6 +2,7 @@
 
 use berth_storage::Digest;
 
+use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 use crate::oci::{RepositoryName, Tag};
 
@@ -53,6 +54,7 @@ pub async fn remove(mut tx: &mut Tx, repository: &RepositoryName, tag: &Tag) -> 
         #[sqlx(try_from = "String")]
         digest: Digest,
     }
+    columns_of!(Row { digest: parsed });
     let sql = "DELETE FROM tags
                WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2
                RETURNING digest";

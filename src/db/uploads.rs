@@ -2,6 +2,7 @@
 
 use berth_storage::{Key, Layout, Parts};
 
+use super::sqlite::columns_of;
 use super::{Driver, Handle, Result, Tx, query};
 use crate::oci::RepositoryName;
 
@@ -36,6 +37,21 @@ pub struct Session {
     /// The multipart upload that the writer has begun under its own key.
     pub writer_multipart: Option<String>,
 }
+
+columns_of!(Session {
+    id: plain,
+    storage_key: parsed,
+    algorithm: plain,
+    offset_bytes: count,
+    hash_state: plain,
+    writer: plain,
+    writer_until: plain,
+    multipart: plain,
+    part_bytes: plain,
+    parts_grow: plain,
+    parts_count: count,
+    writer_multipart: plain
+});
 
 /// The columns of a [`Session`].
 macro_rules! columns {
@@ -214,11 +230,12 @@ pub async fn add_parts(mut tx: &mut Tx, id: &str, first: u64, ids: &[String]) ->
         let numbers = first + (chunk * AT_ONCE) as u64..;
         match tx.driver() {
             Driver::Sqlite(on) => {
-                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id);
-                for (number, id) in numbers.zip(ids) {
-                    query = query.bind(signed(number)).bind(id);
+                let numbers: Vec<i64> = numbers.take(ids.len()).map(signed).collect();
+                let mut bound = vec![&id as &dyn rusqlite::ToSql];
+                for (number, id) in numbers.iter().zip(ids) {
+                    bound.extend([number as &dyn rusqlite::ToSql, id]);
                 }
-                query.execute(on).await?;
+                on.execute(&sql, &bound)?;
             }
             Driver::Postgres(on) => {
                 let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id);

@@ -1,9 +1,10 @@
 //! Writing a file as its bytes come: hashed on the thread that writes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +15,9 @@ use crate::{Digest, Finished, Hasher, Object, StoreError, Upload, WriteError, Wr
 /// How much is handed to the disk in one go. A writer fills one batch while another is being written,
 /// so an upload holds at most two.
 pub(crate) const BATCH_BYTES: usize = 512 * 1024;
+
+/// How long a batch waits for more bytes. Waking the thread that writes costs more than a small write.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// An upload opened for writing.
 #[derive(Debug)]
@@ -41,6 +45,28 @@ struct Batch {
     chunks: Vec<Bytes>,
     size_bytes: usize,
     _held: Held,
+}
+
+impl Batch {
+    /// Adds what comes until it is full, or too little comes; the answer is how the stream ended.
+    async fn fill<S, E>(&mut self, body: &mut S) -> Option<Result<Written, WriteError<E>>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let until = Instant::now() + LINGER;
+        while self.size_bytes < BATCH_BYTES {
+            match timeout_at(until, body.next()).await {
+                Err(_) => break,
+                Ok(None) => return Some(Ok(Written::End)),
+                Ok(Some(Err(error))) => return Some(Err(WriteError::Body(error))),
+                Ok(Some(Ok(chunk))) => {
+                    self.size_bytes += chunk.len();
+                    self.chunks.push(chunk);
+                }
+            }
+        }
+        None
+    }
 }
 
 impl Writer {
@@ -71,22 +97,12 @@ impl Writer {
                 Ok(Some(Err(error))) => break Err(WriteError::Body(error)),
                 Ok(Some(Ok(chunk))) => chunk,
             };
-            // The permit is taken only once there are bytes to hold, and nothing else is waited for
-            // while it is held but the disk: uploads cannot block each other for ever.
+            // The permit is taken only once there are bytes to hold, and while it is held nothing is
+            // waited for long but the disk: uploads cannot block each other for ever.
             let held = self.budget.take(BATCH_BYTES as u64).await;
             let mut batch = Batch { size_bytes: first.len(), chunks: vec![first], _held: held };
-            let mut ended = None;
-            while batch.size_bytes < BATCH_BYTES && ended.is_none() {
-                match body.next().now_or_never() {
-                    None => break,
-                    Some(None) => ended = Some(Ok(Written::End)),
-                    Some(Some(Err(error))) => ended = Some(Err(WriteError::Body(error))),
-                    Some(Some(Ok(chunk))) => {
-                        batch.size_bytes += chunk.len();
-                        batch.chunks.push(chunk);
-                    }
-                }
-            }
+            // Filled while the one before is being written.
+            let ended = batch.fill(body).await;
             self.settle().await?;
             if let Some(outcome) = ended {
                 self.last = Some(batch);

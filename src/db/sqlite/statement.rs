@@ -1,0 +1,146 @@
+//! Statements, run on the thread that asks.
+
+use rusqlite::types::{FromSql, Type};
+use rusqlite::{CachedStatement, Connection, Row, ToSql};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
+
+use super::Readers;
+use crate::db::{Error, Result};
+
+/// Where a statement runs.
+#[derive(Debug)]
+pub enum On<'a> {
+    /// On one of the connections that read.
+    Reader(&'a Readers),
+    /// Within a transaction.
+    Writer(&'a mut Connection),
+}
+
+/// What is bound to a statement: the first to `$1`, and so on.
+pub type Bound<'a> = &'a [&'a dyn ToSql];
+
+/// Something that a row holds.
+pub trait FromRow: Sized {
+    /// Reads it.
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self>;
+}
+
+impl On<'_> {
+    /// Runs a statement; the answer is how many rows it changed.
+    pub fn execute(self, sql: &str, bound: Bound<'_>) -> Result<u64> {
+        self.run(sql, bound, |statement| Ok(statement.raw_execute()? as u64))
+    }
+
+    /// The first row, if there is one.
+    pub fn fetch_optional<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<Option<T>> {
+        self.run(sql, bound, |statement| match statement.raw_query().next()? {
+            Some(row) => T::from_row(row).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    /// The only row.
+    pub fn fetch_one<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<T> {
+        // It is not one that is looked up, but a sum over many.
+        let row = in_place(|| self.fetch_optional(sql, bound))?;
+        row.ok_or_else(|| Error::Sqlite(rusqlite::Error::QueryReturnedNoRows))
+    }
+
+    /// All rows.
+    pub fn fetch_all<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<Vec<T>> {
+        let is_read = matches!(self, Self::Reader(_));
+        let all = || self.run(sql, bound, |statement| statement.raw_query().mapped(T::from_row).collect());
+        if is_read { in_place(all) } else { all() }
+    }
+
+    fn run<T>(
+        self,
+        sql: &str,
+        bound: Bound<'_>,
+        work: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let on = |connection: &Connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            bind(&mut statement, bound)?;
+            work(&mut statement)
+        };
+        match self {
+            Self::Reader(readers) => readers.with(on),
+            Self::Writer(connection) => Ok(on(connection)?),
+        }
+    }
+}
+
+/// SQLite numbers `$1` and `$2` in the order in which they come; both databases shall read them as numbers.
+fn bind(statement: &mut CachedStatement<'_>, bound: Bound<'_>) -> rusqlite::Result<()> {
+    for index in 1..=statement.parameter_count() {
+        let name = statement.parameter_name(index).unwrap_or_default();
+        let number: Option<usize> = name.strip_prefix('$').and_then(|number| number.parse().ok());
+        let value = number.and_then(|number| bound.get(number.checked_sub(1)?));
+        let value = value.ok_or_else(|| rusqlite::Error::InvalidParameterName(name.to_owned()))?;
+        statement.raw_bind_parameter(index, value)?;
+    }
+    Ok(())
+}
+
+/// Runs what may take a while where it holds no other request up.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// A column as it is.
+pub fn plain<T: FromSql>(row: &Row<'_>, name: &str) -> rusqlite::Result<T> {
+    row.get(name)
+}
+
+/// A column of text that must be more than text.
+pub fn parsed<T>(row: &Row<'_>, name: &str) -> rusqlite::Result<T>
+where
+    T: TryFrom<String, Error: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(name)?;
+    T::try_from(text).map_err(|error| unreadable(row, name, Type::Text, error))
+}
+
+/// A column that counts.
+pub fn count(row: &Row<'_>, name: &str) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(name)?;
+    u64::try_from(number).map_err(|error| unreadable(row, name, Type::Integer, error))
+}
+
+fn unreadable(
+    row: &Row<'_>,
+    name: &str,
+    kind: Type,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
+    let column = row.as_ref().column_index(name).unwrap_or_default();
+    rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
+}
+
+/// Says how each column of a struct is read.
+macro_rules! columns_of {
+    ($row:ident { $($column:ident: $read:ident),+ $(,)? }) => {
+        impl $crate::db::sqlite::FromRow for $row {
+            fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+                Ok(Self { $($column: $crate::db::sqlite::$read(row, stringify!($column))?),+ })
+            }
+        }
+    };
+}
+pub(crate) use columns_of;
+
+macro_rules! tuples {
+    ($(($($column:ident $index:tt),+)),+) => {$(
+        impl<$($column: FromSql),+> FromRow for ($($column,)+) {
+            fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+                Ok(($(row.get::<_, $column>($index)?,)+))
+            }
+        }
+    )+};
+}
+tuples!((A 0), (A 0, B 1), (A 0, B 1, C 2), (A 0, B 1, C 2, D 3));
