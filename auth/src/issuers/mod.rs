@@ -110,20 +110,9 @@ impl Issuers {
         self.by_issuer.is_empty()
     }
 
-    /// Whether an `iss` is one of those believed here.
-    pub fn knows(&self, issuer: &str) -> bool {
-        self.by_issuer.contains_key(issuer)
-    }
-
     /// Whether somebody is believed who is called so in the configuration.
     pub fn has(&self, name: &str) -> bool {
         self.by_issuer.values().flatten().any(|entry| entry.name == name)
-    }
-
-    /// Whether a secret is a token of one of those believed here, going by what it says itself. It tells a
-    /// password from a token, nothing more.
-    pub fn concern(&self, secret: &str) -> bool {
-        Token::issuer(secret).is_some_and(|issuer| self.knows(&issuer))
     }
 
     /// Who a token is about. `now` is in unix milliseconds.
