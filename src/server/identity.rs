@@ -17,8 +17,17 @@ use crate::tokens::{Settings, Tokens, Trust};
 /// How often the policy folder is looked at.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 
+/// The authorities of client certificates that a configuration names.
+pub fn authorities(config: &Config) -> Result<Arc<Certificates>, ServerError> {
+    Ok(Arc::new(Certificates::load(config::certificates(&config.auth))?))
+}
+
 /// The token service of a configuration.
-pub async fn tokens(config: &Config, context: &jobs::Context) -> Result<Tokens, ServerError> {
+pub async fn tokens(
+    config: &Config,
+    context: &jobs::Context,
+    certificates: Arc<Certificates>,
+) -> Result<Tokens, ServerError> {
     let auth = &config.auth;
     let settings = Settings {
         service: auth.service.clone(),
@@ -27,16 +36,10 @@ pub async fn tokens(config: &Config, context: &jobs::Context) -> Result<Tokens, 
         upload_grace: auth.upload_grace.get(),
         key_period: auth.key_period.get(),
     };
-    let trust = trust(config)?;
-    Ok(Tokens::open(context.db.clone(), context.clock.clone(), settings, trust).await?)
-}
-
-fn trust(config: &Config) -> Result<Trust, ServerError> {
-    let auth = &config.auth;
-    let shelf = Shelf::open(auth.chapter().clone(), auth.policy_folder.clone())?;
+    let shelf = Arc::new(Shelf::open(auth.chapter().clone(), auth.policy_folder.clone())?);
     let issuers = Issuers::new(config::issuers(auth)?, &Calls::default())?;
-    let certificates = Certificates::load(config::certificates(auth))?;
-    Ok(Trust { shelf: Arc::new(shelf), issuers, certificates })
+    let trust = Trust { shelf, issuers, certificates };
+    Ok(Tokens::open(context.db.clone(), context.clock.clone(), settings, trust).await?)
 }
 
 /// Shows in the metrics when keys of robots expire.

@@ -67,7 +67,7 @@ pub struct Trust {
     /// Clusters and `OpenID` issuers.
     pub issuers: Issuers,
     /// Authorities of client certificates.
-    pub certificates: Certificates,
+    pub certificates: Arc<Certificates>,
 }
 
 /// The token service.

@@ -83,7 +83,8 @@ pub struct AuthCluster {
     /// A file with that bearer token; `bearer_token_file` unless set.
     #[serde(default)]
     pub token_review_bearer_token_file: Option<PathBuf>,
-    /// The CA that signs the client certificates of its kubelets, PEM. Nodes are no identities without it.
+    /// The CA that signs the client certificates of its kubelets, PEM. Nodes are no identities without it. Needs
+    /// `http.tls`: certificates are shown where Berth itself speaks TLS. Read again when it changes.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
     /// How long a session that began with one of its tokens may last, as long as the token itself unless set.
@@ -173,7 +174,8 @@ pub enum AuthPreset {
 }
 
 /// A CA that vouches for the holders of its client certificates. The holder of one is the identity
-/// `certificate:SPIFFE-ID`, or `certificate:NAME/DNS-NAME`.
+/// `certificate:SPIFFE-ID`, or `certificate:NAME/DNS-NAME`. Needs `http.tls`: certificates are shown where Berth
+/// itself speaks TLS.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthCertificate {

@@ -124,6 +124,14 @@ impl Auth {
         self.policy_folder.is_none() && book && trust
     }
 
+    /// The setting of a CA whose client certificates are taken, if there is one.
+    pub(super) fn takes_certificates(&self) -> Option<&'static str> {
+        if self.cluster.iter().any(|cluster| cluster.client_ca_file.is_some()) {
+            return Some("auth.cluster.client_ca_file");
+        }
+        (!self.certificate.is_empty()).then_some("auth.certificate")
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let service_ok = !self.service.is_empty()
             && self.service.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');

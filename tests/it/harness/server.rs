@@ -83,6 +83,13 @@ pub fn berth() -> Command {
     run::command(env!("CARGO_BIN_EXE_berth"))
 }
 
+/// The command `berth-credential-provider`, which a build of the workspace leaves beside `berth`.
+pub fn provider() -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_berth")).with_file_name("berth-credential-provider");
+    assert!(program.exists(), "berth-credential-provider is missing (cargo build --workspace)");
+    run::command(program)
+}
+
 impl Server {
     /// Starts a server without configuration.
     pub async fn start() -> Self {

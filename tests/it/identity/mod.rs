@@ -1,6 +1,7 @@
 //! Who is asking: tokens, the policy, and every way to show who one is.
 
 mod attacks;
+mod certificates;
 mod clients;
 mod clusters;
 mod oidc;
