@@ -232,7 +232,7 @@ impl Certificates {
                 Ok(identity) => {
                     let expires_at = certificate.validity().not_after.timestamp().saturating_mul(1000);
                     let issuer = entry.name.clone();
-                    return Ok(Proven { identity, expires_at, session_ttl: None, issuer });
+                    return Ok(Proven { identity, expires_at, session_ttl: None, issuer, reviewed: false });
                 }
                 // What a CA that signed it has against it says more than that another did not.
                 Err(reason) if refused == CertificateRefused::UnknownAuthority => refused = reason,

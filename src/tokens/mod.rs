@@ -160,6 +160,8 @@ enum Proof {
     Issuer(String),
     /// A client certificate.
     Certificate,
+    /// A cluster's answer about a token, which holds for seconds.
+    Review,
     /// An access token of ours: nothing lasting is made of it.
     Token,
 }
