@@ -36,7 +36,7 @@ pub struct Auth {
     /// How long after its end an access token still serves the upload that was begun with it, so that a large
     /// layer on a slow line arrives.
     pub upload_grace: Span,
-    /// How long a signing key is used before the next one, at least 1h. Nobody needs to do anything.
+    /// How long a signing key is used before the next one, at least 1m. Nobody needs to do anything.
     pub key_period: Span,
     /// Where people log in with `berth login`, if they do so with an `OpenID` provider.
     pub login: Option<Login>,
@@ -142,7 +142,7 @@ impl Auth {
             (self.public_url.as_ref().is_none_or(url_ok), "auth.public_url begins with http:// or https://"),
             ((60..=3600).contains(&token), "auth.token_ttl must be between 1m and 1h"),
             (refresh >= token, "auth.refresh_ttl must not be shorter than auth.token_ttl"),
-            (self.key_period.get().as_secs() >= 3600, "auth.key_period must be at least 1h"),
+            (self.key_period.get().as_secs() >= 60, "auth.key_period must be at least 1m"),
             (
                 self.login.as_ref().is_none_or(|login| url_ok(&login.issuer)),
                 "auth.login.issuer begins with http:// or https://",

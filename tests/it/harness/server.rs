@@ -9,12 +9,13 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use super::{
     Repository,
     objects::{Objects, Storage},
     postgres::Postgres,
-    process::{PATIENCE, Process},
+    process::{self, PATIENCE, Process},
     run,
     tls::Tls,
 };
@@ -285,6 +286,23 @@ impl Builder {
         self = self.config(&tls.config());
         self.tls = Some(tls);
         self
+    }
+
+    /// Has a clock of its own, as faketime words it: `+45s`, `@2026-11-27 02:30:00`, or `+0 x60` for one that runs
+    /// fast. What is timed by how long it takes is timed as always.
+    ///
+    /// Tests that use it begin with `workbench!("faketime")`.
+    pub async fn clock(self, clock: &str) -> Self {
+        static LIBRARY: OnceCell<String> = OnceCell::const_new();
+        let library = async || {
+            let mut list = Command::new("dpkg");
+            list.args(["-L", "libfaketime"]);
+            let listed = process::run(list).await.text();
+            let library = listed.lines().find(|line| line.ends_with("/libfaketimeMT.so.1"));
+            library.expect("its library").to_owned()
+        };
+        let preload = self.env("LD_PRELOAD", LIBRARY.get_or_init(library).await);
+        preload.env("TZ", "UTC").env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {

@@ -7,5 +7,6 @@ mod clusters;
 mod oidc;
 mod routes;
 mod scenes;
+mod times;
 mod tokens;
 mod uploads;
