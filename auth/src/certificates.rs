@@ -1,6 +1,6 @@
 //! Those who show a client certificate: nodes of clusters, and whoever a CA named in the configuration vouches for.
 //!
-//! The listener takes a certificate that any of the CAs signed. Which of them did decides what it means, so each
+//! The listener takes a certificate that any of these CAs signed. Which of them did decides what it means, so each
 //! entry verifies the chain again with its own CA alone: a node is a node of that cluster only if that cluster's
 //! CA says so.
 
@@ -139,10 +139,12 @@ pub enum CertificateRefused {
 }
 
 /// The CAs whose certificates are taken.
+#[derive(Debug)]
 pub struct Certificates {
     entries: Vec<Entry>,
 }
 
+#[derive(Debug)]
 struct Entry {
     name: String,
     ca_file: PathBuf,
@@ -150,14 +152,14 @@ struct Entry {
     ca: Mutex<Arc<Ca>>,
 }
 
+#[derive(Debug)]
 enum Holders {
     Nodes,
     Others { name_from: NameFrom, trust_domains: Vec<String> },
 }
 
+#[derive(Debug)]
 struct Ca {
-    text: Vec<u8>,
-    certificates: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
 }
 
@@ -194,28 +196,21 @@ impl Certificates {
         self.entries.is_empty()
     }
 
-    /// Reads the CAs again. One that cannot be used leaves what was, and is told; the answer says whether any is
-    /// another than before.
-    pub fn reload(&self) -> (bool, Vec<AuthorityError>) {
-        let (mut changed, mut errors) = (false, Vec::new());
+    /// Reads the CAs again. One that cannot be used leaves what was, and is told.
+    pub fn reload(&self) -> Vec<AuthorityError> {
+        let mut errors = Vec::new();
         for entry in &self.entries {
             match Ca::read(&entry.name, &entry.ca_file) {
-                Ok(ca) => {
-                    let mut current = entry.ca.lock().unwrap_or_else(PoisonError::into_inner);
-                    if current.text != ca.text {
-                        *current = Arc::new(ca);
-                        changed = true;
-                    }
-                }
+                Ok(ca) => *entry.ca.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ca),
                 Err(error) => errors.push(error),
             }
         }
-        (changed, errors)
+        errors
     }
 
     /// All the CAs, for the listener, which asks clients for a certificate of one of them.
-    pub fn authorities(&self) -> Vec<CertificateDer<'static>> {
-        self.entries.iter().flat_map(|entry| entry.ca().certificates.clone()).collect()
+    pub fn authorities(&self) -> Vec<TrustAnchor<'static>> {
+        self.entries.iter().flat_map(|entry| entry.ca().anchors.clone()).collect()
     }
 
     /// Who a chain, the client's own certificate first, is about. `now` is in unix milliseconds.
@@ -237,7 +232,7 @@ impl Certificates {
                 Ok(identity) => {
                     let expires_at = certificate.validity().not_after.timestamp().saturating_mul(1000);
                     let issuer = entry.name.clone();
-                    return Ok(Proven { identity, expires_at, session_ttl: None, issuer });
+                    return Ok(Proven { identity, expires_at, session_ttl: None, issuer, reviewed: false });
                 }
                 // What a CA that signed it has against it says more than that another did not.
                 Err(reason) if refused == CertificateRefused::UnknownAuthority => refused = reason,
@@ -268,7 +263,7 @@ impl Ca {
         let anchor = |certificate| anchor_from_trusted_cert(certificate).map(|anchor| anchor.to_owned());
         let anchors: Vec<_> =
             certificates.iter().map(anchor).collect::<Result<_, _>>().map_err(|_| unusable())?;
-        if anchors.is_empty() { Err(unusable()) } else { Ok(Self { text, certificates, anchors }) }
+        if anchors.is_empty() { Err(unusable()) } else { Ok(Self { anchors }) }
     }
 
     fn verify(

@@ -34,7 +34,7 @@ impl ConfigCommand {
             What::Show(listening) => print!("{}", toml::to_string_pretty(&self.source.load(listening)?)?),
             What::Check(listening) => {
                 let config = self.source.load(listening)?;
-                check_certificates(&config.http.tls).await?;
+                check_certificates(&config).await?;
                 println!("the configuration is good");
             }
             What::Reference => print!("{}", crate::config::reference()),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::{Listening, Source};
 use crate::config::Config;
 use crate::server::control::{self, Command, Reply};
-use crate::server::{Binding, open, tokens};
+use crate::server::{Binding, authorities, open, tokens};
 use crate::tokens::Session;
 
 /// List and end the tokens this registry gave.
@@ -116,7 +116,7 @@ async fn ask(config: &Config, command: Command) -> Result<Reply> {
         return Ok(reply);
     }
     let context = open(config, Binding::Check).await?;
-    let tokens = tokens(config, &context).await?;
+    let tokens = tokens(config, &context, authorities(config)?).await?;
     let reply = control::execute(&tokens, command).await;
     context.db.close().await;
     Ok(reply?)

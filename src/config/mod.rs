@@ -276,6 +276,11 @@ impl Config {
         self.database.location(&self.data)?;
         self.auth.check()?;
         self.http.tls.check()?;
+        if let (Some(setting), None) = (self.auth.takes_certificates(), self.http.tls.pair()) {
+            return Err(ConfigError::Invalid(format!(
+                "{setting} needs http.tls: who ends TLS before Berth keeps the client's certificate to itself"
+            )));
+        }
         self.limits.check()?;
         self.storage.check()?;
         self.scrub.check()?;

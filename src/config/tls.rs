@@ -1,4 +1,4 @@
-//! `[http.tls]`: certificates from files.
+//! `[http.tls]`: the certificate of the server, from files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,10 @@ use super::{ConfigError, Span};
 /// TLS, with HTTP/1.1 and HTTP/2. Without a certificate there is none. The files are PEM; new ones are
 /// taken within seconds, without a restart and without a broken connection, and those that are of no use
 /// are logged and not taken.
+///
+/// Where `[[auth.cluster]]` or `[[auth.certificate]]` names a CA of client certificates, a client may show one;
+/// nobody need, and one that none of those CAs signed is refused. TLS sessions are not resumed then, so that a
+/// certificate is looked at with every connection.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
@@ -17,22 +21,13 @@ pub struct Tls {
     pub certificate_file: Option<PathBuf>,
     /// The private key of that certificate, without a passphrase.
     pub key_file: Option<PathBuf>,
-    /// The certificates of those who sign for clients. With them a client may show a certificate, and one
-    /// that none of them signed is refused; nobody need show one. TLS sessions are not resumed then, so
-    /// that a certificate is looked at with every connection.
-    pub client_ca_file: Option<PathBuf>,
     /// How long a client may take from the connection to the end of the handshake.
     pub handshake_timeout: Span,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self {
-            certificate_file: None,
-            key_file: None,
-            client_ca_file: None,
-            handshake_timeout: Span::seconds(10),
-        }
+        Self { certificate_file: None, key_file: None, handshake_timeout: Span::seconds(10) }
     }
 }
 
@@ -44,15 +39,12 @@ impl Tls {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let invalid = |text: &str| Err(ConfigError::Invalid(text.to_owned()));
-        match (&self.certificate_file, &self.key_file, &self.client_ca_file) {
-            (Some(_), None, _) => {
+        match (&self.certificate_file, &self.key_file) {
+            (Some(_), None) => {
                 invalid("http.tls.certificate_file is set, and http.tls.key_file is not; set both")
             }
-            (None, Some(_), _) => {
+            (None, Some(_)) => {
                 invalid("http.tls.key_file is set, and http.tls.certificate_file is not; set both")
-            }
-            (None, None, Some(_)) => {
-                invalid("http.tls.client_ca_file needs http.tls.certificate_file and http.tls.key_file")
             }
             _ => Ok(()),
         }

@@ -17,8 +17,7 @@ pub struct Peer {
     pub address: IpAddr,
     /// Whether the connection is encrypted.
     pub tls: bool,
-    /// The certificate it has shown, its own first and then what leads from it to one of
-    /// `http.tls.client_ca_file`.
+    /// The certificate it has shown, its own first and then what leads from it to a CA that is trusted here.
     pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
 }
 

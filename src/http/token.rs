@@ -59,6 +59,7 @@ pub(super) async fn exchange(State(app): State<App>, request: Request) -> Respon
         let token = asked.required("access_token")?;
         let login = asked.login(&Credential::Bearer(token.to_owned())).await?;
         let session = asked.session(&login, None).await?;
+        let session = session.ok_or_else(|| HttpError::NoSession(login.identity.to_string()))?;
         Ok(answer(&json!({ "refresh_token": session.token })))
     })
     .await
@@ -177,10 +178,15 @@ impl<'a> Asked<'a> {
         if login.identity.is_anonymous() {
             return Err(HttpError::Missing("subject_token"));
         }
-        let body = if self.parameters.get("requested_token_type") == Some(REFRESH_TOKEN) {
+        let session = if self.parameters.get("requested_token_type") == Some(REFRESH_TOKEN) {
             // One that is for a repository can be handed on: to a kubelet, say.
             let asked = self.parameters.get("scope").map(|_| self.asked()).transpose()?;
-            let session = self.session(&login, asked).await?;
+            self.session(&login, asked).await?
+        } else {
+            None
+        };
+        // Where there is none an access token is given, and the answer says so (RFC 8693, 2.2.1).
+        let body = if let Some(session) = session {
             let mut body = json!({
                 "access_token": session.token,
                 "issued_token_type": REFRESH_TOKEN,
@@ -238,20 +244,20 @@ impl<'a> Asked<'a> {
         Ok(issued)
     }
 
-    async fn session(&self, login: &Login, asked: Option<Scope>) -> Result<IssuedSession> {
+    /// A refresh token, if there is one for what has logged in.
+    async fn session(&self, login: &Login, asked: Option<Scope>) -> Result<Option<IssuedSession>> {
         let client = self.parameters.get("client_id").unwrap_or_default();
         let session = self.tokens.refresh_token(login, client, asked, &self.origin).await?;
-        let session = session.ok_or_else(|| HttpError::NoSession(login.identity.to_string()))?;
-        audit::session_begun(&login.identity, &session.id, self.from());
+        if let Some(session) = &session {
+            audit::session_begun(&login.identity, &session.id, self.from());
+        }
         Ok(session)
     }
 
     /// Where a refresh token was asked for and there is one.
     async fn add_session(&self, login: &Login, body: &mut serde_json::Value) -> Result<()> {
-        match self.session(login, None).await {
-            Ok(session) => body["refresh_token"] = session.token.into(),
-            Err(HttpError::NoSession(_)) => {}
-            Err(error) => return Err(error),
+        if let Some(session) = self.session(login, None).await? {
+            body["refresh_token"] = session.token.into();
         }
         Ok(())
     }

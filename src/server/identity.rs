@@ -18,8 +18,17 @@ use crate::tokens::{Settings, Tokens, Trust};
 /// How often the configuration's file and the policy folder are looked at.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 
+/// The authorities of client certificates that a configuration names.
+pub fn authorities(config: &Config) -> Result<Arc<Certificates>, ServerError> {
+    Ok(Arc::new(Certificates::load(config::certificates(&config.auth))?))
+}
+
 /// The token service of a configuration.
-pub async fn tokens(config: &Config, context: &jobs::Context) -> Result<Tokens, ServerError> {
+pub async fn tokens(
+    config: &Config,
+    context: &jobs::Context,
+    certificates: Arc<Certificates>,
+) -> Result<Tokens, ServerError> {
     let auth = &config.auth;
     let settings = Settings {
         service: auth.service.clone(),
@@ -28,16 +37,10 @@ pub async fn tokens(config: &Config, context: &jobs::Context) -> Result<Tokens, 
         upload_grace: auth.upload_grace.get(),
         key_period: auth.key_period.get(),
     };
-    let trust = trust(config)?;
-    Ok(Tokens::open(context.db.clone(), context.clock.clone(), settings, trust).await?)
-}
-
-fn trust(config: &Config) -> Result<Trust, ServerError> {
-    let auth = &config.auth;
-    let shelf = Shelf::open(followed(config), auth.policy_folder.clone())?;
+    let shelf = Arc::new(Shelf::open(followed(config), auth.policy_folder.clone())?);
     let issuers = Issuers::new(config::issuers(auth)?, &Calls::default())?;
-    let certificates = Certificates::load(config::certificates(auth))?;
-    Ok(Trust { shelf: Arc::new(shelf), issuers, certificates })
+    let trust = Trust { shelf, issuers, certificates };
+    Ok(Tokens::open(context.db.clone(), context.clock.clone(), settings, trust).await?)
 }
 
 /// Rules, users and robots of the configuration, which are read again when its file changes.

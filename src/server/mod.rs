@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::Door;
-pub use self::identity::tokens;
+pub use self::identity::{authorities, tokens};
 use self::tls::Certificates;
-pub use self::tls::{TlsError, check as check_certificates};
+pub use self::tls::TlsError;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Network, RedirectMode};
 use crate::db::{self, Db, Location, stores};
@@ -138,6 +138,11 @@ async fn bind(context: &jobs::Context, binding: Binding) -> Result<(), ServerErr
     Ok(tx.commit().await?)
 }
 
+/// Reads the certificates and CAs of a configuration once.
+pub async fn check_certificates(config: &Config) -> Result<(), ServerError> {
+    Ok(Certificates::open(&config.http.tls, authorities(config)?).await.map(drop)?)
+}
+
 /// A registry that listens.
 #[derive(Debug)]
 pub struct Server {
@@ -164,7 +169,8 @@ impl Server {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let certificates = Certificates::open(&config.http.tls).await?;
+        let authorities = authorities(&config)?;
+        let certificates = Certificates::open(&config.http.tls, Arc::clone(&authorities)).await?;
         let context = open(&config, Binding::Check).await?;
         storage::keep_near(&context.store, &config.storage.cache).await?;
         if tokens_in_the_clear(&config) {
@@ -177,7 +183,8 @@ impl Server {
         if let Some(advice) = context.store.advice().await {
             tracing::warn!("{advice}");
         }
-        let tokens = if config.auth.is_empty() { None } else { Some(tokens(&config, &context).await?) };
+        let tokens =
+            if config.auth.is_empty() { None } else { Some(tokens(&config, &context, authorities).await?) };
         let jobs::Context { db, store, clock, metrics, .. } = context.clone();
         let registry = Registry::new(db, store, clock, registry_settings(&config)?, metrics.clone());
         let tasks = TaskTracker::new();

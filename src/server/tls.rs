@@ -1,4 +1,5 @@
-//! TLS of a listener: certificates from files, read again when they change.
+//! TLS of a listener: certificates from files, read again when they change, and the CAs of the identities that
+//! come with a certificate.
 //!
 //! A handshake takes the certificates of its moment; a connection keeps what it began with. New files
 //! that are of no use change nothing but the log and a metric.
@@ -9,18 +10,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::parse_x509_certificate;
 
 use crate::config::Tls;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, audit};
 
 /// How often the files are looked at. New ones are taken once they were the same at two looks: a
 /// certificate and its key are seldom written in one go.
@@ -85,6 +87,7 @@ pub(super) struct Certificates(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     files: Files,
+    authorities: Arc<berth_auth::Certificates>,
     handshake_timeout: Duration,
     /// What the next handshake is made with.
     current: RwLock<Arc<ServerConfig>>,
@@ -98,15 +101,14 @@ struct Inner {
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    client_ca: Option<PathBuf>,
 }
 
-/// What is in the files.
+/// What is in the files, and whose client certificates are taken.
 #[derive(Clone, PartialEq, Eq)]
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
-    client_ca: Option<Vec<u8>>,
+    authorities: Vec<TrustAnchor<'static>>,
 }
 
 /// What a handshake needs, and when the certificate ends, in unix seconds.
@@ -129,15 +131,18 @@ pub(super) enum Accepted {
 
 impl Certificates {
     /// Reads the files; `None` if no TLS is wanted.
-    pub(super) async fn open(settings: &Tls) -> Result<Option<Self>, TlsError> {
+    pub(super) async fn open(
+        settings: &Tls,
+        authorities: Arc<berth_auth::Certificates>,
+    ) -> Result<Option<Self>, TlsError> {
         let Some((certificate, key)) = settings.pair() else { return Ok(None) };
-        let (certificate, key) = (certificate.to_owned(), key.to_owned());
-        let files = Files { certificate, key, client_ca: settings.client_ca_file.clone() };
-        let begun_with = files.read().await?;
+        let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        let begun_with = files.read(&authorities).await?;
         let Loaded { config, expires } = files.load(&begun_with)?;
         let handshake_timeout = settings.handshake_timeout.get();
         let current = RwLock::new(Arc::new(config));
-        Ok(Some(Self(Arc::new(Inner { files, handshake_timeout, current, begun_with, expires }))))
+        let inner = Inner { files, authorities, handshake_timeout, current, begun_with, expires };
+        Ok(Some(Self(Arc::new(inner))))
     }
 
     /// Shows in the metrics when the certificate ends.
@@ -147,13 +152,21 @@ impl Certificates {
 
     /// Looks at the files again and again, and takes new ones.
     pub(super) async fn follow(self, metrics: Metrics) {
-        let Inner { files, current, begun_with, .. } = &*self.0;
+        let Inner { files, authorities, current, begun_with, .. } = &*self.0;
+        let mut trouble = Vec::new();
         let mut tried = Ok(begun_with.clone());
         let mut seen = tried.clone();
         let mut ticks = interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let found = files.read().await;
+            let wrong = look_at(authorities).await;
+            // Once, not every two seconds.
+            for error in wrong.iter().filter(|error| !trouble.contains(*error)) {
+                metrics.certificate_reload_failed();
+                tracing::warn!("new CAs of client certificates are of no use; those before stay: {error}");
+            }
+            trouble = wrong;
+            let found = files.read(authorities).await;
             if found == tried || found != seen {
                 seen = found;
                 continue;
@@ -189,7 +202,17 @@ impl Certificates {
             return Ok(Accepted::Plain);
         }
         let config = Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner));
-        let stream = Box::new(TlsAcceptor::from(config).accept(stream).await?);
+        let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+            Ok(stream) => Box::new(stream),
+            Err((error, stream)) => {
+                if let (Some(reason), Ok(client)) = (refused_certificate(&error), stream.peer_addr()) {
+                    audit::refused_certificate(&reason, client.ip());
+                }
+                // The client was sent why.
+                let _ = end(stream).await;
+                return Err(error);
+            }
+        };
         let (_, session) = stream.get_ref();
         let speaks_http2 = session.alpn_protocol() == Some(HTTP2);
         let certificates = session.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
@@ -197,16 +220,24 @@ impl Certificates {
     }
 }
 
-/// Reads the files of a configuration once.
-pub async fn check(settings: &Tls) -> Result<(), TlsError> {
-    let Some((certificate, key)) = settings.pair() else { return Ok(()) };
-    let (certificate, key) = (certificate.to_owned(), key.to_owned());
-    let files = Files { certificate, key, client_ca: settings.client_ca_file.clone() };
-    files.load(&files.read().await?).map(drop)
+/// Why a client's certificate was not taken, if that is what went wrong.
+fn refused_certificate(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(error, rustls::Error::InvalidCertificate(_)).then(|| error.to_string())
+}
+
+/// Reads the CAs again; what is wrong with them.
+async fn look_at(authorities: &Arc<berth_auth::Certificates>) -> Vec<String> {
+    if authorities.is_empty() {
+        return Vec::new();
+    }
+    let authorities = Arc::clone(authorities);
+    let looked = spawn_blocking(move || authorities.reload()).await.unwrap_or_default();
+    looked.iter().map(ToString::to_string).collect()
 }
 
 impl Files {
-    async fn read(&self) -> Result<Contents, TlsError> {
+    async fn read(&self, authorities: &berth_auth::Certificates) -> Result<Contents, TlsError> {
         let read = async |path: &Path| {
             let failed = |error: io::Error| TlsError::Read { path: path.into(), reason: error.to_string() };
             tokio::fs::read(path).await.map_err(failed)
@@ -214,10 +245,7 @@ impl Files {
         Ok(Contents {
             certificate: read(&self.certificate).await?,
             key: read(&self.key).await?,
-            client_ca: match &self.client_ca {
-                Some(path) => Some(read(path).await?),
-                None => None,
-            },
+            authorities: authorities.authorities(),
         })
     }
 
@@ -239,17 +267,13 @@ impl Files {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for the versions of TLS it supports");
-        let builder = match self.client_ca.as_ref().zip(contents.client_ca.as_ref()) {
-            None => builder.with_no_client_auth(),
-            Some((path, bundle)) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(path, bundle)? {
-                    roots.add(certificate).map_err(|error| unusable(path, &error))?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-                let verifier = verifier.allow_unauthenticated().build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| unusable(path, &error))?)
-            }
+        let builder = if contents.authorities.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let roots = RootCertStore { roots: contents.authorities.clone() };
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            let verifier = verifier.allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.expect("there are CAs, and no lists of revoked ones"))
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -259,7 +283,7 @@ impl Files {
             error => unusable(&self.key, &error),
         })?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-        if self.client_ca.is_none() {
+        if contents.authorities.is_empty() {
             config.ticketer =
                 rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| unusable(&self.key, &error))?;
         } else {
@@ -284,11 +308,15 @@ async fn tell_to_use_tls(mut stream: TcpStream) -> io::Result<()> {
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close";
     let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{TEXT}", TEXT.len());
     stream.write_all(answer.as_bytes()).await?;
+    end(stream).await
+}
+
+/// Ends a connection so that the last that was said arrives: what the client has sent is read. Were it not, the
+/// system would reset the connection, and the answer might be lost.
+async fn end(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
-    // What the client has sent is read: were it not, the system would reset the connection, and the
-    // answer might be lost.
-    let mut request = [0; 4096];
-    while stream.read(&mut request).await? > 0 {}
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
     Ok(())
 }
 

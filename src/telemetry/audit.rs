@@ -47,6 +47,11 @@ pub fn refused(reason: &str, from: From<'_>) {
     tracing::info!(target: "audit", event = "refusal", reason, client, request_id, "refused a credential");
 }
 
+/// A client's certificate was not taken, before there was any request.
+pub fn refused_certificate(reason: &str, client: IpAddr) {
+    tracing::info!(target: "audit", event = "refusal", reason, %client, "refused a client certificate");
+}
+
 /// Somebody may not do what they asked for.
 pub fn denied(
     identity: &dyn Display,

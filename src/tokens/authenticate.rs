@@ -113,7 +113,8 @@ impl Tokens {
                 Refused::Credential(error.to_string())
             }
         })?;
-        let login = Login::new(proven.identity, Proof::Issuer(proven.issuer));
+        let proof = if proven.reviewed { Proof::Review } else { Proof::Issuer(proven.issuer) };
+        let login = Login::new(proven.identity, proof);
         Ok(Login { expires_at: Some(proven.expires_at), session_ttl: proven.session_ttl, ..login })
     }
 
@@ -195,9 +196,11 @@ impl Tokens {
                 let found = book.robots.check_hash(hash, origin.client, self.0.clock.now());
                 found.map(|used| used.identity).map_err(|error| Refused::Credential(error.to_string()))
             }
-            Proof::Issuer(name) if self.0.trust.issuers.has(name) => Ok(identity),
-            Proof::Issuer(name) => over(&format!("{name} is not trusted any more")),
-            Proof::Nobody | Proof::Certificate | Proof::Token => over("the refresh token is of no use"),
+            Proof::Issuer(name) if self.0.trust.issuers.vouches_for_sessions(name) => Ok(identity),
+            Proof::Issuer(name) => over(&format!("{name} vouches for no session any more")),
+            Proof::Nobody | Proof::Certificate | Proof::Review | Proof::Token => {
+                over("the refresh token is of no use")
+            }
         }
     }
 }
@@ -238,6 +241,7 @@ impl std::fmt::Display for Proof {
             Self::Key(hash) => write!(f, "key:{hash}"),
             Self::Issuer(name) => write!(f, "issuer:{name}"),
             Self::Certificate => f.write_str("certificate"),
+            Self::Review => f.write_str("review"),
             Self::Token => f.write_str("token"),
         }
     }

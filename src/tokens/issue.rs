@@ -66,7 +66,7 @@ impl Tokens {
     }
 
     /// A refresh token, for what is asked for alone if anything is. There is none for nobody, and none that
-    /// would outlive what it is made from.
+    /// would outlive what it is made from: a pod that is deleted ends its token where the cluster is asked.
     pub async fn refresh_token(
         &self,
         login: &Login,
@@ -76,8 +76,8 @@ impl Tokens {
     ) -> Result<Option<IssuedSession>, Refused> {
         let inner = &self.0;
         let now = inner.clock.now();
-        if login.session.is_some() || matches!(login.proof, Proof::Nobody | Proof::Token | Proof::Certificate)
-        {
+        let short = matches!(login.proof, Proof::Nobody | Proof::Token | Proof::Certificate | Proof::Review);
+        if login.session.is_some() || short {
             return Ok(None);
         }
         self.not_just_revoked(login, now)?;

@@ -56,16 +56,7 @@ fn leeway(at: i64) -> i64 {
 pub async fn run(tokens: Tokens, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut trouble = Vec::new();
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let found = tokens.look_at_authorities().await;
-        // Once, not every three seconds.
-        for error in found.iter().filter(|error| !trouble.contains(*error)) {
-            tracing::warn!(
-                "new authorities of client certificates are of no use, those before stay: {error}"
-            );
-        }
-        trouble = found;
         if let Err(error) = tokens.keep().await {
             // Known keys and revocations stay; whoever needs the index is told by it.
             tracing::warn!(%error, "could not read signing keys and revocations");
@@ -74,16 +65,6 @@ pub async fn run(tokens: Tokens, stop: CancellationToken) {
 }
 
 impl Tokens {
-    /// Takes new authorities of client certificates. A bad file leaves those that were; what is wrong with it.
-    async fn look_at_authorities(&self) -> Vec<String> {
-        if self.0.trust.certificates.is_empty() {
-            return Vec::new();
-        }
-        let tokens = self.clone();
-        let looked = tokio::task::spawn_blocking(move || tokens.0.trust.certificates.reload()).await;
-        looked.map(|(_, errors)| errors.iter().map(ToString::to_string).collect()).unwrap_or_default()
-    }
-
     /// Reads keys and revocations, makes the key that is due and throws away what is over.
     pub(super) async fn keep(&self) -> Result<(), db::Error> {
         self.read_unless_read_for(0).await

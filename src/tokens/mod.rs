@@ -67,7 +67,7 @@ pub struct Trust {
     /// Clusters and `OpenID` issuers.
     pub issuers: Issuers,
     /// Authorities of client certificates.
-    pub certificates: Certificates,
+    pub certificates: Arc<Certificates>,
 }
 
 /// The token service.
@@ -160,6 +160,8 @@ enum Proof {
     Issuer(String),
     /// A client certificate.
     Certificate,
+    /// A cluster's answer about a token, which holds for seconds.
+    Review,
     /// An access token of ours: nothing lasting is made of it.
     Token,
 }

@@ -10,8 +10,9 @@ use tokio::time;
 
 use crate::harness::{
     Cluster,
-    kubernetes::{Authority, MANIFEST_AUDIENCE, TokenRequest},
+    kubernetes::{MANIFEST_AUDIENCE, TokenRequest},
     process::PATIENCE,
+    tls::Authority,
     tools::workbench,
 };
 
@@ -248,12 +249,12 @@ async fn a_nodes_certificate_counts_only_from_the_clusters_authority() {
     let node = cluster.node().await;
     let path = format!("/api/v1/nodes/{}", node.name);
 
-    let answer = cluster.with_certificate(&node.identity).get(&path).await;
+    let answer = cluster.with_certificate(&node.certificate).get(&path).await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     assert_eq!(answer.body["metadata"]["uid"], node.uid.as_str());
 
-    let another = Authority::new("kubernetes");
-    let forged = another.client(&format!("system:node:{}", node.name), "system:nodes");
+    let another = Authority::new();
+    let forged = another.user(&format!("system:node:{}", node.name), "system:nodes");
     let answer = cluster.with_certificate(&forged).get(&path).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{answer:?}");
 }

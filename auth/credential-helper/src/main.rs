@@ -253,10 +253,12 @@ impl Arguments {
                 );
                 continue;
             }
-            let (subject, wanted) = (Subject::Jwt(&token), Wanted::Refresh);
+            let (subject, wanted) = (Subject::Jwt(&token), Wanted::Lasting);
             let client = "docker-credential-berth";
             let issued = Exchange { service: &service, subject, scope: None, wanted, client }.run(&http)?;
-            return Ok(Some(issued.token));
+            // An access token would end in the middle of the job. Where there is no other, the registry wants to
+            // see the identity itself each time.
+            return Ok(Some(if issued.refreshes { issued.token } else { token }));
         }
         Ok(None)
     }

@@ -304,10 +304,22 @@ fn an_identity_that_the_registry_refuses_is_an_error() {
     let token = jwt(&json!({"aud": scene.service.host()}));
     scene.get(&[("BERTH_ID_TOKEN", &token)]).refused("401: UNAUTHORIZED: no issuer here signed this token");
     scene.service.know(&token, "job");
-    // An access token where a refresh token was asked for would end in the middle of the job.
     scene.service.reply_once(Reply::json(200, &json!({"access_token": "a", "token_type": "Bearer"})));
     scene.get(&[("BERTH_ID_TOKEN", &token)]).refused("of another kind");
     scene.is_for(&scene.get(&[("BERTH_ID_TOKEN", &token)]), "job");
+}
+
+#[test]
+fn where_there_is_no_refresh_token_the_identity_itself_is_given() {
+    let scene = Scene::new();
+    let token = jwt(&json!({"aud": scene.service.host()}));
+    scene.service.know(&token, "job");
+    // An access token would end in the middle of the job.
+    let access = "urn:ietf:params:oauth:token-type:access_token";
+    let body = json!({"access_token": "a", "issued_token_type": access, "token_type": "Bearer"});
+    scene.service.reply_once(Reply::json(200, &body));
+    let answer = scene.get(&[("BERTH_ID_TOKEN", &token)]).json();
+    assert_eq!((&answer["Username"], &answer["Secret"]), (&json!("<token>"), &json!(token)));
 }
 
 #[test]

@@ -76,9 +76,10 @@ pub fn provide(flags: &Flags, request: &Request, until: Instant, clock: &Clock) 
     };
     let subject = token.as_ref().map_or(Subject::ClientCertificate, Subject::Jwt);
     // A pull may begin late in the time that the kubelet keeps the answer, and take longer than an access
-    // token lives: what gets new ones has to outlive that. A certificate gets none such.
+    // token lives: what gets new ones outlives that. There is none for a certificate, nor for the pods of a
+    // cluster that the registry asks about each token; what they get ends with the access token.
     let wanted = match subject {
-        Subject::Jwt(_) => Wanted::Refresh,
+        Subject::Jwt(_) => Wanted::Lasting,
         Subject::ClientCertificate => Wanted::Access,
     };
     let issued =

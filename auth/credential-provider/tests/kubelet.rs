@@ -241,11 +241,23 @@ fn a_refusal_is_said_at_once_and_not_tried_again() {
 }
 
 #[test]
+fn where_there_is_no_refresh_token_an_access_token_is_kept_for_less_than_it_lives() {
+    let scene = Scene::new();
+    let body = json!({
+        "access_token": "a", "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "expires_in": 300, "scope": "repository:team/app:pull",
+    });
+    scene.service.reply_once(Reply::json(200, &body));
+    let answer = scene.run(&[]).answer();
+    assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Image"), &json!("240s")));
+    assert_eq!(answer["auth"][scene.image()]["password"], "a");
+}
+
+#[test]
 fn answers_that_are_none_are_refused() {
     let scene = Scene::new();
     let elsewhere = "https://127.0.0.1:1/token";
-    let (access, refresh) =
-        ("urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:refresh_token");
+    let refresh = "urn:ietf:params:oauth:token-type:refresh_token";
     let good =
         json!({"access_token": "a", "issued_token_type": refresh, "scope": "repository:team/app:pull"});
     scene.service.reply_once(Reply::json(200, &good));
@@ -266,7 +278,7 @@ fn answers_that_are_none_are_refused() {
         but("access_token", json!("a\nb")),
         but("expires_in", json!(-5)),
         but("issued_token_type", json!(null)),
-        but("issued_token_type", json!(access)),
+        but("issued_token_type", json!("urn:ietf:params:oauth:token-type:saml2")),
         but("scope", json!(null)),
         Reply::text(200, &"x".repeat(3 << 20)),
         Reply::text(307, "").with("Location", elsewhere),

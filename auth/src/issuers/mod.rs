@@ -60,6 +60,8 @@ pub struct Proven {
     pub session_ttl: Option<Duration>,
     /// The name here of the issuer or cluster that vouches for it.
     pub issuer: String,
+    /// Whether a cluster was asked about the token. What would outlive its answer must not be made of it.
+    pub reviewed: bool,
 }
 
 /// One issuer or cluster.
@@ -110,20 +112,10 @@ impl Issuers {
         self.by_issuer.is_empty()
     }
 
-    /// Whether an `iss` is one of those believed here.
-    pub fn knows(&self, issuer: &str) -> bool {
-        self.by_issuer.contains_key(issuer)
-    }
-
-    /// Whether somebody is believed who is called so in the configuration.
-    pub fn has(&self, name: &str) -> bool {
-        self.by_issuer.values().flatten().any(|entry| entry.name == name)
-    }
-
-    /// Whether a secret is a token of one of those believed here, going by what it says itself. It tells a
-    /// password from a token, nothing more.
-    pub fn concern(&self, secret: &str) -> bool {
-        Token::issuer(secret).is_some_and(|issuer| self.knows(&issuer))
+    /// Whether a session that began with the word of who is called so in the configuration is still good: not
+    /// where each token is asked about.
+    pub fn vouches_for_sessions(&self, name: &str) -> bool {
+        self.by_issuer.values().flatten().any(|entry| entry.name == name && !entry.is_reviewed())
     }
 
     /// Who a token is about. `now` is in unix milliseconds.
@@ -148,7 +140,8 @@ impl Issuers {
         }
         let signer = signer(&candidates, &parsed, now).await?;
         let identity = signer.identity(token, &parsed.claims, now).await?;
-        Ok(Proven { identity, expires_at, session_ttl: signer.session_ttl, issuer: signer.name.clone() })
+        let (issuer, reviewed) = (signer.name.clone(), signer.is_reviewed());
+        Ok(Proven { identity, expires_at, session_ttl: signer.session_ttl, issuer, reviewed })
     }
 }
 
@@ -257,6 +250,10 @@ impl Entry {
 
     fn is_cluster(&self) -> bool {
         matches!(self.identities, Identities::ServiceAccounts(_))
+    }
+
+    fn is_reviewed(&self) -> bool {
+        matches!(self.identities, Identities::ServiceAccounts(Some(_)))
     }
 
     /// Whether a token is of the kind this entry takes: the algorithm, and for whom it was made.

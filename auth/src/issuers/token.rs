@@ -54,12 +54,6 @@ impl<'a> Token<'a> {
         let message = &text[..header.len() + 1 + payload.len()];
         Ok(Self { algorithm: algorithm.clone(), key_id, claims, message, signature })
     }
-
-    /// The `iss` a text says it is from, if it is a token at all.
-    pub fn issuer(text: &str) -> Option<String> {
-        let token = Token::parse(text).ok()?;
-        token.claims.issuer().ok().map(str::to_owned)
-    }
 }
 
 fn malformed(reason: impl Into<String>) -> Refused {

@@ -160,7 +160,6 @@ async fn whom_it_is_from_and_for_counts_to_the_letter() {
     {
         let refusal = refused(&issuers, &key.sign("k1", &issuer.with_claim("iss", other.as_str()))).await;
         assert!(matches!(refusal, Refused::UnknownIssuer(_)), "{other}: {refusal}");
-        assert!(!issuers.knows(&other));
     }
     for other in
         [json!("registry.test."), json!("Registry.test"), json!(["a", "b"]), json!([]), json!(""), json!("*")]

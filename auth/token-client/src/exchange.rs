@@ -26,6 +26,8 @@ pub enum Wanted {
     /// A token that gets others, which docker calls an identity token; with a scope, others of that scope
     /// alone.
     Refresh,
+    /// The same, or a token that opens a repository for some minutes where there is no other.
+    Lasting,
 }
 
 /// A question to a token service.
@@ -48,6 +50,8 @@ pub struct Exchange<'a> {
 pub struct Issued {
     /// The token.
     pub token: Secret,
+    /// Whether it is one that gets others.
+    pub refreshes: bool,
     /// For how many seconds it is good, from now.
     pub expires_in: u64,
     /// What was granted, which may be less than what was asked for; `None` where the answer does not say.
@@ -78,29 +82,33 @@ impl Exchange<'_> {
         }
         form.extend([("service", self.service.name.as_str()), ("client_id", self.client)]);
         form.extend(self.scope.map(|scope| ("scope", scope)));
-        if self.wanted == Wanted::Refresh {
+        if self.wanted != Wanted::Access {
             form.push(("requested_token_type", REFRESH));
         }
         let answer = http.post(&self.service.realm, &form)?;
         let body: Body = answer.json()?;
-        let right = match (self.wanted, body.issued_token_type.as_deref()) {
-            (Wanted::Access, Some(issued)) => issued == ACCESS || issued == JWT,
-            (Wanted::Access, None) => true,
+        let (refreshes, opens) = match body.issued_token_type.as_deref() {
+            Some(issued) => (issued == REFRESH, issued == ACCESS || issued == JWT),
+            None => (false, self.wanted == Wanted::Access),
+        };
+        let right = match self.wanted {
+            Wanted::Access => opens,
             // An access token in its place would work for minutes and then fail where nobody looks.
-            (Wanted::Refresh, issued) => issued == Some(REFRESH),
+            Wanted::Refresh => refreshes,
+            Wanted::Lasting => refreshes || opens,
         };
         if !right {
             return Err(answer.garbage("the token is of another kind than was asked for"));
         }
         // Without a word on it, this may be a server that gives such tokens for everything.
-        if self.wanted == Wanted::Refresh && self.scope.is_some() && body.scope.is_none() {
+        if refreshes && self.scope.is_some() && body.scope.is_none() {
             return Err(answer.garbage("it does not say what the token is good for"));
         }
         let token = body.access_token.or(body.token).ok_or_else(|| answer.garbage("it has no token"))?;
         let token = Secret::new(token, "the token in the answer")
             .map_err(|error| answer.garbage(&error.to_string()))?;
         // The distribution spec's default for an answer that does not say.
-        Ok(Issued { token, expires_in: body.expires_in.unwrap_or(60), scope: body.scope })
+        Ok(Issued { token, refreshes, expires_in: body.expires_in.unwrap_or(60), scope: body.scope })
     }
 }
 

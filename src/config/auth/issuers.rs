@@ -77,16 +77,18 @@ pub struct AuthCluster {
     pub allow_http: bool,
     /// Whether each token is also shown to the API server (`TokenReview`), so that the token of a pod that was deleted
     /// stops working within seconds. Needs `api` (or an issuer that is the API server), and a bearer token that may
-    /// create `tokenreviews`.
+    /// create `tokenreviews`. There are no refresh tokens then, only access tokens, which end by `auth.token_ttl`.
     #[serde(default)]
     pub token_review: bool,
     /// A file with that bearer token; `bearer_token_file` unless set.
     #[serde(default)]
     pub token_review_bearer_token_file: Option<PathBuf>,
-    /// The CA that signs the client certificates of its kubelets, PEM. Nodes are no identities without it.
+    /// The CA that signs the client certificates of its kubelets, PEM. Nodes are no identities without it. Needs
+    /// `http.tls`: certificates are shown where Berth itself speaks TLS. Read again when it changes.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
-    /// How long a session that began with one of its tokens may last, as long as the token itself unless set.
+    /// How long a session that began with one of its tokens may last, as long as the token itself unless set. With
+    /// `token_review` there is none.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub session_ttl: Option<Span>,
@@ -173,7 +175,8 @@ pub enum AuthPreset {
 }
 
 /// A CA that vouches for the holders of its client certificates. The holder of one is the identity
-/// `certificate:SPIFFE-ID`, or `certificate:NAME/DNS-NAME`.
+/// `certificate:SPIFFE-ID`, or `certificate:NAME/DNS-NAME`. Needs `http.tls`: certificates are shown where Berth
+/// itself speaks TLS.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthCertificate {
@@ -291,6 +294,9 @@ impl AuthCluster {
             }
             (None, None) => KeysFrom::Discovery(None),
         };
+        if self.token_review && self.session_ttl.is_some() {
+            return Err(invalid(&place, &"with token_review nobody gets a session: leave session_ttl out"));
+        }
         let token_review = match (self.token_review, &self.token_review_bearer_token_file) {
             (false, None) => None,
             (false, Some(_)) => {
@@ -416,7 +422,7 @@ mod tests {
         let auth = read(
             "[[cluster]]\nname = \"east\"\nissuer = \"https://kubernetes.default.svc\"\naudience = \"registry.test\"\n\
              api = \"https://10.0.0.1:6443/\"\nbearer_token_file = \"/run/token\"\ntoken_review = true\n\
-             client_ca_file = \"/run/ca.crt\"\nsession_ttl = \"1h\"\n",
+             client_ca_file = \"/run/ca.crt\"\n",
         )
         .unwrap();
         let cluster = issuers(&auth).unwrap().clusters.remove(0);
@@ -435,6 +441,7 @@ mod tests {
         let issuer = "[[issuer]]\nname = \"ci\"\nissuer = \"https://ci.test\"\naudience = \"a\"\n";
         for (text, words) in [
             (format!("{cluster}token_review = true\n"), "bearer_token_file"),
+            (format!("{cluster}token_review = true\nsession_ttl = \"1h\"\n"), "leave session_ttl out"),
             (format!("{cluster}api = \"10.0.0.1\"\n"), "no URL"),
             (format!("{cluster}api = \"http://10.0.0.1\"\n"), "allow_http"),
             (format!("{cluster}jwks_file = \"a\"\njwks_url = \"https://b\"\n"), "exclude"),

@@ -36,7 +36,7 @@ pub struct Auth {
     /// How long after its end an access token still serves the upload that was begun with it, so that a large
     /// layer on a slow line arrives.
     pub upload_grace: Span,
-    /// How long a signing key is used before the next one, at least 1h. Nobody needs to do anything.
+    /// How long a signing key is used before the next one, at least 1m. Nobody needs to do anything.
     pub key_period: Span,
     /// Where people log in with `berth login`, if they do so with an `OpenID` provider.
     pub login: Option<Login>,
@@ -125,6 +125,14 @@ impl Auth {
         self.policy_folder.is_none() && book && trust
     }
 
+    /// The setting of a CA whose client certificates are taken, if there is one.
+    pub(super) fn takes_certificates(&self) -> Option<&'static str> {
+        if self.cluster.iter().any(|cluster| cluster.client_ca_file.is_some()) {
+            return Some("auth.cluster.client_ca_file");
+        }
+        (!self.certificate.is_empty()).then_some("auth.certificate")
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let service_ok = !self.service.is_empty()
             && self.service.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
@@ -135,7 +143,7 @@ impl Auth {
             (self.public_url.as_ref().is_none_or(url_ok), "auth.public_url begins with http:// or https://"),
             ((60..=3600).contains(&token), "auth.token_ttl must be between 1m and 1h"),
             (refresh >= token, "auth.refresh_ttl must not be shorter than auth.token_ttl"),
-            (self.key_period.get().as_secs() >= 3600, "auth.key_period must be at least 1h"),
+            (self.key_period.get().as_secs() >= 60, "auth.key_period must be at least 1m"),
             (
                 self.login.as_ref().is_none_or(|login| url_ok(&login.issuer)),
                 "auth.login.issuer begins with http:// or https://",

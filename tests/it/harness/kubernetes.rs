@@ -15,10 +15,7 @@ use std::{
 };
 
 use berth_test_stores::tools;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,6 +24,7 @@ use tokio::{sync::OnceCell, time};
 use super::{
     process::{PATIENCE, Process},
     run,
+    tls::{Authority, Pair},
 };
 
 /// The manifest that users apply, and the audience for which it is written.
@@ -46,6 +44,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Tests that use it begin with `workbench!("kubernetes")`.
 pub struct Cluster {
     authority: Authority,
+    serving: Pair,
     port: u16,
     etcd_port: u16,
     admin: Api,
@@ -63,7 +62,7 @@ pub struct Node {
     pub name: String,
     pub uid: String,
     /// Its client certificate, by which it is known to the API server and may be to a registry.
-    pub identity: Identity,
+    pub certificate: Pair,
 }
 
 /// A pod that is bound to a node.
@@ -72,13 +71,6 @@ pub struct Pod {
     pub name: String,
     pub uid: String,
     pub account: String,
-}
-
-/// A certificate and its key, each in a PEM file.
-#[derive(Clone)]
-pub struct Identity {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
 }
 
 /// A key of the issuer, as the API server wants it: a file to sign, another to verify.
@@ -111,13 +103,6 @@ pub struct Api {
     bearer: Option<String>,
 }
 
-/// A certificate authority that is nobody's but one cluster's.
-pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    identities: AtomicU32,
-    folder: TempDir,
-}
-
 impl Cluster {
     /// The cluster that the tests of the run share. Its discovery is closed, as it is by default.
     ///
@@ -130,9 +115,9 @@ impl Cluster {
     /// Starts a cluster of the test's own.
     pub async fn start() -> Self {
         let folder = run::folder("kubernetes");
-        let authority = Authority::new("kubernetes");
-        authority.serving(&["127.0.0.1"]).install(folder.path(), "server");
-        let administrator = authority.client("admin", "system:masters");
+        let authority = Authority::new();
+        let serving = authority.server();
+        let administrator = authority.user("admin", "system:masters");
         // As kubeadm makes it, which nearly all clusters have.
         let keys = vec![SigningKey::new(folder.path(), "first", &PKCS_RSA_SHA256)];
 
@@ -140,9 +125,10 @@ impl Cluster {
         let etcd = start_etcd(folder.path(), etcd_port).await;
         let port = run::free_port();
         let admin = Api::new(&authority, port, Some(&administrator), None);
-        let api_server = start_api_server(folder.path(), &authority, port, etcd_port, &keys).await;
+        let api_server = start_api_server(folder.path(), &authority, &serving, port, etcd_port, &keys).await;
         let cluster = Self {
             authority,
+            serving,
             port,
             etcd_port,
             admin,
@@ -183,8 +169,8 @@ impl Cluster {
     }
 
     /// The API with a client certificate.
-    pub fn with_certificate(&self, identity: &Identity) -> Api {
-        Api::new(&self.authority, self.port, Some(identity), None)
+    pub fn with_certificate(&self, certificate: &Pair) -> Api {
+        Api::new(&self.authority, self.port, Some(certificate), None)
     }
 
     /// Makes a namespace that no other test has.
@@ -209,12 +195,12 @@ impl Cluster {
     pub async fn node(&self) -> Node {
         let name = self.name("node");
         let node = self.admin.create("/api/v1/nodes", &json!({"metadata": {"name": name}})).await;
-        Node { identity: self.node_certificate(&name), uid: uid(&node), name }
+        Node { certificate: self.node_certificate(&name), uid: uid(&node), name }
     }
 
     /// Signs the client certificate of a node, whether there is such a node or not.
-    pub fn node_certificate(&self, name: &str) -> Identity {
-        self.authority.client(&format!("system:node:{name}"), "system:nodes")
+    pub fn node_certificate(&self, name: &str) -> Pair {
+        self.authority.user(&format!("system:node:{name}"), "system:nodes")
     }
 
     /// Makes a pod of a service account that is bound to a node.
@@ -251,7 +237,7 @@ impl Cluster {
 
     /// Requests a token as a node does for one of its pods; returns the refusal if that is what it gets.
     pub async fn token_for_node(&self, node: &Node, request: &TokenRequest) -> Result<String, Answer> {
-        let api = self.with_certificate(&node.identity);
+        let api = self.with_certificate(&node.certificate);
         let answer = api.send(Method::POST, &request.path(), Some((JSON, request.body().to_string()))).await;
         if answer.status.is_success() { Ok(token(&answer.body)) } else { Err(answer) }
     }
@@ -341,9 +327,15 @@ impl Cluster {
     /// Starts the API server again, on the same port and the same etcd.
     pub async fn start_again(&mut self) {
         self.stop();
-        self.api_server =
-            start_api_server(self.folder.path(), &self.authority, self.port, self.etcd_port, &self.keys)
-                .await;
+        self.api_server = start_api_server(
+            self.folder.path(),
+            &self.authority,
+            &self.serving,
+            self.port,
+            self.etcd_port,
+            &self.keys,
+        )
+        .await;
         self.until_ready().await;
     }
 
@@ -466,18 +458,16 @@ impl TokenRequest {
 }
 
 impl Api {
-    fn new(authority: &Authority, port: u16, identity: Option<&Identity>, bearer: Option<&str>) -> Self {
-        let authority = fs::read(authority.file()).expect("read the authority's certificate");
-        let authority = reqwest::Certificate::from_pem(&authority).expect("it is a certificate");
+    fn new(authority: &Authority, port: u16, certificate: Option<&Pair>, bearer: Option<&str>) -> Self {
         // Tests share this, and a connection ends with the runtime of the test that made it.
         let mut client = reqwest::Client::builder()
             .no_proxy()
             .timeout(PATIENCE)
             .pool_max_idle_per_host(0)
             .http1_only()
-            .tls_certs_only([authority]);
-        if let Some(identity) = identity {
-            client = client.identity(identity.read());
+            .tls_certs_only([authority.root()]);
+        if let Some(certificate) = certificate {
+            client = client.identity(certificate.identity());
         }
         Self {
             client: client.build().expect("the certificates are good"),
@@ -525,56 +515,6 @@ impl Api {
     }
 }
 
-impl Authority {
-    /// Makes an authority.
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new([]).expect("no name is a good name");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().expect("make a key");
-        let issuer = CertifiedIssuer::self_signed(params, key).expect("sign a certificate");
-        let folder = run::folder("authority");
-        fs::write(folder.path().join("ca.pem"), issuer.pem()).expect("write a certificate");
-        Self { issuer, identities: AtomicU32::new(0), folder }
-    }
-
-    /// Its own certificate, PEM.
-    pub fn file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-
-    /// Signs the certificate of a client, as Kubernetes reads it: a user, and a group of users.
-    pub fn client(&self, user: &str, group: &str) -> Identity {
-        let mut params = CertificateParams::new([]).expect("no name is a good name");
-        params.distinguished_name.push(DnType::OrganizationName, group);
-        params.distinguished_name.push(DnType::CommonName, user);
-        self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
-    }
-
-    /// Signs the certificate of a server of these names.
-    pub fn serving(&self, names: &[&str]) -> Identity {
-        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        let params = CertificateParams::new(names).expect("they are names of servers");
-        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Identity {
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().expect("make a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
-        let number = self.identities.fetch_add(1, Ordering::Relaxed);
-        let identity = Identity {
-            certificate: self.folder.path().join(format!("{number}.pem")),
-            key: self.folder.path().join(format!("{number}-key.pem")),
-        };
-        fs::write(&identity.certificate, certificate.pem()).expect("write a certificate");
-        fs::write(&identity.key, key.serialize_pem()).expect("write a key");
-        identity
-    }
-}
-
 impl SigningKey {
     fn new(folder: &Path, name: &str, algorithm: &'static SignatureAlgorithm) -> Self {
         let key = KeyPair::generate_for(algorithm).expect("make a key");
@@ -582,21 +522,6 @@ impl SigningKey {
         fs::write(&private, key.serialize_pem()).expect("write a private key");
         fs::write(&public, key.public_key_pem()).expect("write a public key");
         Self { private, public }
-    }
-}
-
-impl Identity {
-    /// As a client of the tests' own shows it.
-    pub fn read(&self) -> reqwest::Identity {
-        let mut pem = fs::read(&self.certificate).expect("read a certificate");
-        pem.extend(fs::read(&self.key).expect("read a key"));
-        reqwest::Identity::from_pem(&pem).expect("they are a certificate and its key")
-    }
-
-    /// Copies both to where a program looks for them: `NAME.pem` and `NAME-key.pem`.
-    fn install(&self, folder: &Path, name: &str) {
-        fs::copy(&self.certificate, folder.join(format!("{name}.pem"))).expect("copy a certificate");
-        fs::copy(&self.key, folder.join(format!("{name}-key.pem"))).expect("copy a key");
     }
 }
 
@@ -623,6 +548,7 @@ async fn start_etcd(folder: &Path, port: u16) -> Process {
 async fn start_api_server(
     folder: &Path,
     authority: &Authority,
+    serving: &Pair,
     port: u16,
     etcd_port: u16,
     keys: &[SigningKey],
@@ -637,8 +563,8 @@ async fn start_api_server(
         // A service of this name would lead to the address above, which no pod could use.
         "--endpoint-reconciler-type=none".to_owned(),
         "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-        "--tls-cert-file=server.pem".to_owned(),
-        "--tls-private-key-file=server-key.pem".to_owned(),
+        format!("--tls-cert-file={}", serving.certificate_file.display()),
+        format!("--tls-private-key-file={}", serving.key_file.display()),
         format!("--client-ca-file={}", authority.file().display()),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),

@@ -4,7 +4,7 @@
 //! It has clients that are CI jobs, each with claims of its own, and people who log in with a code. What
 //! an administrator or a person in a browser does is asked of its control port.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use berth_test_stores::tools;
 use reqwest::Response;
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::{
     http,
-    kubernetes::{Authority, Identity},
     process::{PATIENCE, Process},
     run,
+    tls::{Authority, Pair},
 };
 
 /// The same for all clients.
@@ -26,7 +26,7 @@ const SECRET: &str = "known to every test";
 pub struct OidcIssuer {
     authority: Authority,
     /// The certificate it serves with; none where it speaks plain HTTP.
-    serving: Option<Identity>,
+    serving: Option<Pair>,
     client: reqwest::Client,
     port: u16,
     url: String,
@@ -37,14 +37,14 @@ pub struct OidcIssuer {
 impl OidcIssuer {
     /// Starts an issuer with a certificate of its own authority.
     pub async fn start() -> Self {
-        let authority = Authority::new("oidc-issuer");
-        let serving = authority.serving(&["127.0.0.1"]);
+        let authority = Authority::new();
+        let serving = authority.server();
         Self::launch(authority, Some(serving)).await
     }
 
     /// Starts an issuer that speaks plain HTTP, as `berth login --plain-http` wants it.
     pub async fn start_plain() -> Self {
-        Self::launch(Authority::new("oidc-issuer"), None).await
+        Self::launch(Authority::new(), None).await
     }
 
     /// Its address, which is the `iss` of its tokens: `https://127.0.0.1:PORT`.
@@ -95,7 +95,7 @@ impl OidcIssuer {
         (self.process, self.control) = spawn(self.port, self.serving.as_ref()).await;
     }
 
-    async fn launch(authority: Authority, serving: Option<Identity>) -> Self {
+    async fn launch(authority: Authority, serving: Option<Pair>) -> Self {
         let client = if serving.is_some() { client(&authority) } else { http() };
         let scheme = if serving.is_some() { "https" } else { "http" };
         let port = run::free_port();
@@ -111,12 +111,12 @@ impl OidcIssuer {
 }
 
 /// Starts the program and waits until it listens; gives back where its control port is, too.
-async fn spawn(port: u16, serving: Option<&Identity>) -> (Process, String) {
+async fn spawn(port: u16, serving: Option<&Pair>) -> (Process, String) {
     let program = tools::tool("oidc-issuer");
     let mut command = run::command(program.expect("oidc-issuer is missing (scripts/install-test-tools)"));
     command.arg("--port").arg(port.to_string());
     if let Some(serving) = serving {
-        command.arg("--certificate").arg(&serving.certificate).arg("--key").arg(&serving.key);
+        command.arg("--certificate").arg(&serving.certificate_file).arg("--key").arg(&serving.key_file);
     }
     let process = Process::start(command);
     let control = process
@@ -130,9 +130,7 @@ async fn spawn(port: u16, serving: Option<&Identity>) -> (Process, String) {
 }
 
 fn client(authority: &Authority) -> reqwest::Client {
-    let authority = fs::read(authority.file()).expect("read the authority's certificate");
-    let authority = reqwest::Certificate::from_pem(&authority).expect("it is a certificate");
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([authority]);
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([authority.root()]);
     client.build().expect("the certificate is good")
 }
 

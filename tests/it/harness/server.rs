@@ -9,12 +9,13 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use super::{
     Repository,
     objects::{Objects, Storage},
     postgres::Postgres,
-    process::{PATIENCE, Process},
+    process::{self, PATIENCE, Process},
     run,
     tls::Tls,
 };
@@ -81,6 +82,13 @@ enum Place {
 /// The command `berth`, with the run's environment, for its other subcommands.
 pub fn berth() -> Command {
     run::command(env!("CARGO_BIN_EXE_berth"))
+}
+
+/// The command `berth-credential-provider`, which a build of the workspace leaves beside `berth`.
+pub fn provider() -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_berth")).with_file_name("berth-credential-provider");
+    assert!(program.exists(), "berth-credential-provider is missing (cargo build --workspace)");
+    run::command(program)
 }
 
 impl Server {
@@ -278,6 +286,23 @@ impl Builder {
         self = self.config(&tls.config());
         self.tls = Some(tls);
         self
+    }
+
+    /// Has a clock of its own, as faketime words it: `+45s`, `@2026-11-27 02:30:00`, or `+0 x60` for one that runs
+    /// fast. What is timed by how long it takes is timed as always.
+    ///
+    /// Tests that use it begin with `workbench!("faketime")`.
+    pub async fn clock(self, clock: &str) -> Self {
+        static LIBRARY: OnceCell<String> = OnceCell::const_new();
+        let library = async || {
+            let mut list = Command::new("dpkg");
+            list.args(["-L", "libfaketime"]);
+            let listed = process::run(list).await.text();
+            let library = listed.lines().find(|line| line.ends_with("/libfaketimeMT.so.1"));
+            library.expect("its library").to_owned()
+        };
+        let preload = self.env("LD_PRELOAD", LIBRARY.get_or_init(library).await);
+        preload.env("TZ", "UTC").env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {

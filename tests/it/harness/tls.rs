@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    date_time_ymd,
+    KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -16,16 +17,21 @@ use super::run;
 /// An authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    signed: AtomicU32,
     folder: TempDir,
 }
 
-/// A certificate and its key, PEM.
+/// A certificate and its key, PEM. Their files go with the authority.
 #[derive(Clone)]
 pub struct Pair {
     pub certificate: String,
     pub key: String,
     /// The certificate alone, as it is sent.
     pub der: Vec<u8>,
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+    /// Both in one, as a kubelet has them.
+    pub file: PathBuf,
 }
 
 /// What a server that speaks TLS is started with: its files, and who signed them.
@@ -36,14 +42,20 @@ pub struct Tls {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::called("an authority of the tests")
+    }
+
+    /// One with a name. Others may have the same.
+    pub fn called(name: &str) -> Self {
         let mut params = CertificateParams::new([]).expect("no name is a good name");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an authority of the tests");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("make a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("sign a certificate");
         let folder = run::folder("authority");
         fs::write(folder.path().join("ca.crt"), issuer.pem()).expect("write a certificate");
-        Self { issuer, folder }
+        Self { issuer, signed: AtomicU32::new(0), folder }
     }
 
     /// The authority's own certificate, a file in PEM.
@@ -56,24 +68,64 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// For a client that trusts it.
+    pub fn root(&self) -> reqwest::Certificate {
+        reqwest::Certificate::from_pem(self.pem().as_bytes()).expect("it is a certificate")
+    }
+
     /// What a server at 127.0.0.1 shows.
     pub fn server(&self) -> Pair {
-        self.sign(["127.0.0.1".to_owned(), "localhost".to_owned()], ExtendedKeyUsagePurpose::ServerAuth)
+        self.sign(&["127.0.0.1", "localhost"], &[], ExtendedKeyUsagePurpose::ServerAuth, 2042)
     }
 
-    /// What a client shows.
+    /// What a client shows that is known by its DNS name.
     pub fn client(&self, name: &str) -> Pair {
-        self.sign([name.to_owned()], ExtendedKeyUsagePurpose::ClientAuth)
+        self.sign(&[name], &[], ExtendedKeyUsagePurpose::ClientAuth, 2042)
     }
 
-    fn sign(&self, names: impl Into<Vec<String>>, usage: ExtendedKeyUsagePurpose) -> Pair {
+    /// What a client shows that Kubernetes knows as a user, who is in a group of users.
+    pub fn user(&self, name: &str, group: &str) -> Pair {
+        self.user_until(2042, name, group)
+    }
+
+    /// The same, until a year.
+    pub fn user_until(&self, year: i32, name: &str, group: &str) -> Pair {
+        let subject = [(DnType::OrganizationName, group), (DnType::CommonName, name)];
+        self.sign(&[], &subject, ExtendedKeyUsagePurpose::ClientAuth, year)
+    }
+
+    fn sign(
+        &self,
+        names: &[&str],
+        subject: &[(DnType, &str)],
+        usage: ExtendedKeyUsagePurpose,
+        year: i32,
+    ) -> Pair {
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let mut params = CertificateParams::new(names).expect("good names");
+        for (kind, text) in subject {
+            params.distinguished_name.push(kind.clone(), *text);
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
-        params.not_after = date_time_ymd(2042, 2, 3);
+        params.not_after = date_time_ymd(year, 2, 3);
         let key = KeyPair::generate().expect("make a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
-        let der = certificate.der().to_vec();
-        Pair { certificate: certificate.pem(), key: key.serialize_pem(), der }
+        let (der, certificate, key) = (certificate.der().to_vec(), certificate.pem(), key.serialize_pem());
+        let number = self.signed.fetch_add(1, Ordering::Relaxed);
+        let write = |name: String, content: &str| {
+            let file = self.folder.path().join(name);
+            fs::write(&file, content).expect("write a certificate");
+            file
+        };
+        Pair {
+            certificate_file: write(format!("{number}.pem"), &certificate),
+            key_file: write(format!("{number}-key.pem"), &key),
+            file: write(format!("{number}-both.pem"), &format!("{certificate}{key}")),
+            certificate,
+            key,
+            der,
+        }
     }
 }
 
@@ -89,7 +141,7 @@ impl Tls {
     /// A certificate of a new authority, in files that are swapped as Kubernetes swaps those of a secret.
     pub fn new() -> Self {
         let tls = Self { authority: Authority::new(), folder: run::folder("tls") };
-        for name in ["tls.crt", "tls.key", "ca.crt"] {
+        for name in ["tls.crt", "tls.key"] {
             let target = Path::new("..data").join(name);
             std::os::unix::fs::symlink(target, tls.folder.path().join(name)).expect("make a link");
         }
@@ -106,11 +158,6 @@ impl Tls {
     /// Its key, `tls.key`.
     pub fn key_file(&self) -> PathBuf {
         self.folder.path().join("tls.key")
-    }
-
-    /// Where the bundle of those who sign for clients is, once it is swapped in: `ca.crt`.
-    pub fn client_ca_file(&self) -> PathBuf {
-        self.folder.path().join("ca.crt")
     }
 
     /// Puts other files in the place of those that are there, all at once.
@@ -137,7 +184,6 @@ impl Tls {
 
     /// A client that trusts the authority and nobody else.
     pub fn client(&self) -> reqwest::ClientBuilder {
-        let authority = reqwest::Certificate::from_pem(self.authority.pem().as_bytes());
-        super::client().tls_certs_only([authority.expect("a certificate")])
+        super::client().tls_certs_only([self.authority.root()])
     }
 }

@@ -2,11 +2,13 @@
 
 mod attacks;
 mod audit;
+mod certificates;
 mod clients;
 mod clusters;
 mod oidc;
 mod routes;
 mod rules;
 mod scenes;
+mod times;
 mod tokens;
 mod uploads;

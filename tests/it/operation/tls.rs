@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use reqwest::{Client, Version, tls::TlsInfo};
+use reqwest::{Version, tls::TlsInfo};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -40,10 +40,6 @@ async fn shown(server: &Server) -> Vec<u8> {
 async fn until_shown(server: &Server, pair: &Pair) {
     eventually("the new certificate is shown", async || (shown(server).await == pair.der).then_some(()))
         .await;
-}
-
-async fn status(client: &Client, url: String) -> Result<u16, reqwest::Error> {
-    Ok(client.get(url).send().await?.status().as_u16())
 }
 
 #[tokio::test]
@@ -144,37 +140,6 @@ async fn files_that_are_of_no_use_change_nothing_and_are_said_once() {
 
     server.tls().swap(&[("tls.crt", &other.certificate), ("tls.key", &other.key)]);
     until_shown(&server, &other).await;
-}
-
-#[tokio::test]
-async fn a_client_may_show_a_certificate_and_then_it_must_be_a_good_one() {
-    let tls = Tls::new();
-    let (ours, stranger, pair) = (Authority::new(), Authority::new(), tls.authority.server());
-    let bundle = |authority: &Authority| {
-        tls.swap(&[("tls.crt", &pair.certificate), ("tls.key", &pair.key), ("ca.crt", &authority.pem())]);
-    };
-    bundle(&ours);
-    let bundle_file = format!("client_ca_file = \"{}\"", tls.client_ca_file().display());
-    let server = Server::builder().config(&format!("{}\n{bundle_file}", tls.config())).start().await;
-    let url = format!("https://{}/v2/", server.host());
-    let showing = async |identity: Option<&Pair>| {
-        let client = match identity {
-            Some(pair) => tls.client().identity(pair.identity()),
-            None => tls.client(),
-        };
-        status(&client.build().expect("a client"), url.clone()).await
-    };
-    let (mine, theirs) = (ours.client("node-1"), stranger.client("node-1"));
-
-    assert_eq!(showing(None).await.expect("nobody need show one"), 200);
-    assert_eq!(showing(Some(&mine)).await.expect("it is signed by one of the bundle"), 200);
-    showing(Some(&theirs)).await.expect_err("nobody of the bundle signed it");
-    // It is good for a server, and not for a client.
-    showing(Some(&ours.server())).await.expect_err("it is another kind of certificate");
-
-    bundle(&stranger);
-    eventually("the new bundle is in use", async || showing(Some(&theirs)).await.ok()).await;
-    showing(Some(&mine)).await.expect_err("who signed it is not in the bundle any more");
 }
 
 #[tokio::test]
@@ -347,7 +312,7 @@ async fn files_that_are_of_no_use_at_the_start_are_named() {
     let (other_key, none) = (write("other-key", &other.key), write("none", ""));
     let (certificate, key) = (tls.certificate_file(), tls.key_file());
     let nowhere = Path::new("/nowhere/tls.crt").to_owned();
-    for (certificate, key, client_ca, reason, named) in [
+    for (certificate, key, ca, reason, named) in [
         (&nowhere, &key, None, "cannot read", &nowhere),
         (&certificate, &nowhere, None, "cannot read", &nowhere),
         (&key, &key, None, "there is no certificate in", &key),
@@ -356,13 +321,13 @@ async fn files_that_are_of_no_use_at_the_start_are_named() {
         (&damaged, &key, None, "cannot be used", &damaged),
         (&certificate, &certificate, None, "there is no private key in", &certificate),
         (&certificate, &other_key, None, "is not the key of the certificate in", &other_key),
-        (&certificate, &key, Some(&nowhere), "cannot read", &nowhere),
-        (&certificate, &key, Some(&none), "there is no certificate in", &none),
-        (&certificate, &key, Some(&damaged), "cannot be used", &damaged),
+        (&certificate, &key, Some(&nowhere), "cannot read the CA of nodes", &nowhere),
+        (&certificate, &key, Some(&none), "holds no certificate that can be used", &none),
+        (&certificate, &key, Some(&damaged), "holds no certificate that can be used", &damaged),
     ] {
         let mut config = format!("[http.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n");
-        if let Some(file) = client_ca {
-            config = format!("{config}client_ca_file = {file:?}\n");
+        if let Some(file) = ca {
+            config = format!("{config}[[auth.certificate]]\nname = \"nodes\"\nca_file = {file:?}\n");
         }
         let said = refused(&config).await;
         assert!(said.contains(reason) && said.contains(named.to_str().expect("text")), "{config}: {said}");
@@ -374,7 +339,11 @@ async fn settings_that_do_not_go_together_are_named() {
     for (config, name) in [
         ("[http.tls]\ncertificate_file = \"/tls.crt\"", "http.tls.key_file"),
         ("[http.tls]\nkey_file = \"/tls.key\"", "http.tls.certificate_file"),
-        ("[http.tls]\nclient_ca_file = \"/ca.crt\"", "http.tls.client_ca_file"),
+        ("[[auth.certificate]]\nname = \"a\"\nca_file = \"/ca.crt\"", "auth.certificate needs http.tls"),
+        (
+            "[[auth.cluster]]\nname = \"a\"\nissuer = \"https://a.test\"\naudience = \"b\"\nclient_ca_file = \"/c\"",
+            "auth.cluster.client_ca_file needs http.tls",
+        ),
         ("[http.tls]\nhandshake_timeout = \"0s\"", "http.tls.handshake_timeout"),
         ("[metrics]\nlisten = \"127.0.0.1:0\"\ntls = true", "metrics.tls"),
     ] {

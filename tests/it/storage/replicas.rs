@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use crate::{
         behind::{Index, assert_clean, assert_only_these_are_left},
         wire::{Dice, Image, Way, Wire, blob},
     },
-    harness::{Database, Server, Storage, content::sha256, process, server::Builder, tools::workbench},
+    harness::{Database, Server, Storage, content::sha256, server::Builder, tools::workbench},
     operation::scenes::eventually,
     storage::{MIB, SMALL_PARTS},
 };
@@ -156,16 +155,7 @@ async fn leaves_nothing_else(server: &mut Server, bytes: &Bytes) {
 async fn two_clocks(config: &str) -> (Server, Server) {
     let config = format!("[gc]\ninterval = \"1h\"\n{config}");
     let behind = builder().config(&config).start().await;
-    let mut list = Command::new("dpkg");
-    list.args(["-L", "libfaketime"]);
-    let listed = process::run(list).await.text();
-    let library = listed.lines().find(|line| line.ends_with("/libfaketimeMT.so.1")).expect("its library");
-    let ahead = beside(&behind)
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME", AHEAD)
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("BERTH_GC__INTERVAL", "200ms");
-    let ahead = ahead.start().await;
+    let ahead = beside(&behind).clock(AHEAD).await.env("BERTH_GC__INTERVAL", "200ms").start().await;
     let mut begun = Vec::new();
     for server in [&behind, &ahead] {
         begun.push(Wire::to(server).start("team/clocks").await.expect("begin"));
