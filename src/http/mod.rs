@@ -24,8 +24,8 @@ mod uploads;
 mod whole;
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -455,8 +455,12 @@ fn of_repository(app: &App, resource: &Resource) -> Option<HeaderValue> {
 
 /// Names one request in the answer and in the log. The client's own word is not taken for it.
 fn request_id() -> String {
-    let mut bytes = [0; 8];
-    // Without randomness the id is zeros; the request is served all the same.
-    let _ = getrandom::fill(&mut bytes);
-    hex::encode(bytes)
+    /// Counts from somewhere no other process does.
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
+        let mut bytes = [0; 8];
+        // Without randomness it counts from zero; requests are served all the same.
+        let _ = getrandom::fill(&mut bytes);
+        AtomicU64::new(u64::from_le_bytes(bytes))
+    });
+    format!("{:016x}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
