@@ -28,8 +28,18 @@ impl Process {
 
     /// The most memory it had resident since [`Process::forget_peak`], in bytes.
     pub fn peak_bytes(self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory it has resident, in bytes.
+    pub fn resident_bytes(self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(self, field: &str) -> Result<u64> {
         let status = self.read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field}"))?;
         let kibibytes: u64 = line.trim().trim_end_matches("kB").trim_end().parse()?;
         Ok(kibibytes * 1024)
     }
