@@ -11,7 +11,8 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::Method;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 
 use crate::payload::Payload;
@@ -21,7 +22,7 @@ const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/
                         application/vnd.docker.distribution.manifest.list.v2+json, */*";
 const MOST_HEADERS: usize = 64;
 const FIRST_READ: usize = 16 * 1024;
-/// What a pull of a large blob reads at once.
+/// How much of a large blob is read at once.
 const LARGE_READ: usize = 256 * 1024;
 /// The largest body that is sent in one write with its headers.
 const SMALL_BODY: usize = 64 * 1024;
@@ -272,12 +273,8 @@ impl Connection {
     }
 
     /// Sends a GET without reading the whole answer into memory: `each` sees the bytes as they come.
-    pub async fn stream(
-        &mut self,
-        path: &str,
-        buffer: &mut Vec<u8>,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<u64> {
+    pub async fn stream(&mut self, path: &str, mut each: impl FnMut(&[u8])) -> Result<u64> {
+        let mut buffer = Vec::new();
         self.send_only(&Method::GET, path, None, Payload::empty()).await?;
         let head = self.read_head(false).await?;
         ensure!(head.status == 200, "{}: answered {}", self.what(), head.status);
@@ -288,11 +285,31 @@ impl Connection {
         while came < size_bytes {
             buffer.clear();
             buffer.reserve(LARGE_READ);
-            let read = (&mut self.stream).take((size_bytes - came) as u64).read_buf(buffer).await;
+            let read = (&mut self.stream).take((size_bytes - came) as u64).read_buf(&mut buffer).await;
             let read = read.with_context(|| format!("{}: read the answer", self.what()))?;
             ensure!(read > 0, "{}: only {came} of {size_bytes} bytes came", self.what());
             each(&buffer[..read]);
             came += read;
+        }
+        ensure!(came == size_bytes, "{}: more came than the answer", self.what());
+        Ok(came as u64)
+    }
+
+    /// As [`Connection::stream`], but the kernel throws the bytes away instead of copying them: a client that
+    /// only counts costs the machine less, whoever serves it. `room` is how much of them at once.
+    pub async fn count(&mut self, path: &str, room: &mut [u8]) -> Result<u64> {
+        self.send_only(&Method::GET, path, None, Payload::empty()).await?;
+        let head = self.read_head(false).await?;
+        ensure!(head.status == 200, "{}: answered {}", self.what(), head.status);
+        let Framing::Length(size_bytes) = head.framing else { bail!("{}: no length", self.what()) };
+        let mut came = self.received.len() - head.size_bytes;
+        while came < size_bytes {
+            let most = room.len().min(size_bytes - came);
+            let skip = || Ok(recv(&self.stream, &mut room[..most], RecvFlags::TRUNC)?.1);
+            let skipped = self.stream.async_io(Interest::READABLE, skip).await;
+            let skipped = skipped.with_context(|| format!("{}: read the answer", self.what()))?;
+            ensure!(skipped > 0, "{}: only {came} of {size_bytes} bytes came", self.what());
+            came += skipped;
         }
         ensure!(came == size_bytes, "{}: more came than the answer", self.what());
         Ok(came as u64)

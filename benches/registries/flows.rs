@@ -111,9 +111,9 @@ pub async fn pull_large(
     connection: &mut Connection,
     path: &str,
     size_bytes: u64,
-    buffer: &mut Vec<u8>,
+    room: &mut [u8],
 ) -> Result<()> {
-    let came = connection.stream(path, buffer, |_| ()).await?;
+    let came = connection.count(path, room).await?;
     ensure!(came == size_bytes, "GET {path}: {came} of {size_bytes} bytes came");
     Ok(())
 }
@@ -121,7 +121,7 @@ pub async fn pull_large(
 /// Pulls a large blob and hashes it: not for the measured part.
 pub async fn check_large(connection: &mut Connection, path: &str, blob: &LargeBlob) -> Result<()> {
     let mut hasher = Sha256::new();
-    connection.stream(path, &mut Vec::new(), |bytes| hasher.update(bytes)).await?;
+    connection.stream(path, |bytes| hasher.update(bytes)).await?;
     let digest = digest_of(hasher.finalize().as_slice());
     ensure!(digest == blob.digest, "GET {path}: the bytes that came are {digest}");
     Ok(())

@@ -118,7 +118,12 @@ pub async fn run(plan: &Plan, command: &str) -> Result<String> {
 }
 
 async fn measure(series: &'static Series, plan: &Plan, backing: &Backing) -> Result<Grown> {
-    let smallest = if plan.quick { (series.smallest / 100).max(1) } else { series.smallest };
+    let smallest = match series.smallest {
+        // Still more than a few pages of what is listed.
+        smallest if plan.quick && !series.asks_for_all => (smallest / 20).max(400),
+        smallest if plan.quick => smallest.div_ceil(20),
+        smallest => smallest,
+    };
     let sizes = [smallest, smallest * 10, smallest * 100];
     let mut scenes: Vec<Scene> = Vec::new();
     for size in sizes {

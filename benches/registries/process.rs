@@ -15,6 +15,12 @@ impl Process {
         Self(std::process::id())
     }
 
+    /// The processes that its main thread has started.
+    pub fn children(self) -> Vec<Self> {
+        let children = self.read(&format!("task/{}/children", self.0)).unwrap_or_default();
+        children.split_whitespace().filter_map(|id| Some(Self(id.parse().ok()?))).collect()
+    }
+
     /// User and system time of all its threads so far.
     pub fn cpu_seconds(self) -> Result<f64> {
         let stat = self.read("stat")?;

@@ -17,6 +17,8 @@ use crate::servers::Kind;
 
 const REPOSITORY: &str = "bench/large";
 const MEBIBYTE: u64 = 1024 * 1024;
+/// The most that a client takes at once.
+const SKIPPED: usize = 1024 * 1024;
 
 /// New blobs are made for every run, one a client; these are the last run's.
 pub struct Push {
@@ -108,9 +110,9 @@ impl Play for Pull {
 
 async fn pull(mut worker: Worker, path: Arc<str>, size_bytes: u64) -> Result<u64> {
     let mut pulled = 0;
-    let mut buffer = Vec::new();
+    let mut room = vec![0; SKIPPED];
     while worker.goes_on() {
-        flows::pull_large(&mut worker.connection, &path, size_bytes, &mut buffer).await?;
+        flows::pull_large(&mut worker.connection, &path, size_bytes, &mut room).await?;
         pulled += 1;
     }
     Ok(pulled)

@@ -127,7 +127,7 @@ impl Kind {
                 "filesystem stores with `sync_to_disk = true`, everybody may do everything, otherwise defaults"
             }
             Self::Trow => "`--data-dir` and `--port`, otherwise defaults; it has no setting that syncs",
-            Self::Nginx => "one process, `sendfile on`, one file: no registry, but the limit of a pull",
+            Self::Nginx => "one worker a core, `sendfile on`, one file: no registry, but the limit of a pull",
         }
     }
 

@@ -76,7 +76,12 @@ impl Server {
     /// Ends its processes; the data stays. What they have not written by now, they lose.
     pub fn stop(&mut self) {
         for child in &mut self.children {
-            let _ = child.kill();
+            // nginx ends its workers at this signal, and leaves them behind at the other.
+            if self.kind == Kind::Nginx {
+                let _ = Command::new("kill").arg(child.id().to_string()).status();
+            } else {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
         self.children.clear();
@@ -100,9 +105,13 @@ impl Server {
         self.addresses[0]
     }
 
-    /// Its processes.
+    /// Its processes, and those they have started.
     pub fn processes(&self) -> Vec<Process> {
-        self.children.iter().map(|child| Process(child.id())).collect()
+        let with_children = |child: &Child| {
+            let process = Process(child.id());
+            std::iter::once(process).chain(process.children())
+        };
+        self.children.iter().flat_map(with_children).collect()
     }
 
     /// The name of its bucket, if it has one.

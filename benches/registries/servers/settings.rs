@@ -117,9 +117,8 @@ fn distribution(data: &str, address: SocketAddr, place: &Place) -> String {
 
 fn nginx(directory: &Path, data: &str, address: SocketAddr) -> String {
     let directory = directory.display();
-    // Without a master process there is one process to measure, and none that outlives us.
     format!(
-        "daemon off;\nmaster_process off;\npid {directory}/pid;\nerror_log {directory}/error.log error;\n\
+        "daemon off;\nworker_processes auto;\npid {directory}/pid;\nerror_log {directory}/error.log error;\n\
          events {{ worker_connections 1024; }}\n\
          http {{\n  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 1000000;\n  \
          client_body_temp_path {directory}/body;\n  proxy_temp_path {directory}/proxy;\n  \
