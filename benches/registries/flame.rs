@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::loads::Load;
+use crate::plan::name_of;
 use crate::servers::{Server, in_path};
 
 /// Samples a second: no multiple of what a timer in the server might do.
@@ -46,7 +47,7 @@ impl Recording {
     pub async fn start(folder: &Path, load: Load, server: &Server) -> Result<Self> {
         ensure!(in_path("perf").is_some(), "perf is not on PATH, which --flame needs");
         fs::create_dir_all(folder)?;
-        let name = format!("{:?}-{:?}", load, server.kind).to_lowercase();
+        let name = format!("{}-{}", name_of(&load), name_of(&server.kind));
         let title = format!("{}: {}", server.kind.name(), load.title());
         let processes = server.processes();
         let data = folder.join(format!("{name}.data"));

@@ -9,6 +9,7 @@ use crate::backing::Backing;
 use crate::loads::{Load, Scene};
 use crate::machine;
 use crate::measure::count;
+use crate::pictures;
 use crate::plan::Plan;
 use crate::run;
 use crate::servers::Kind;
@@ -16,6 +17,7 @@ use crate::table::{Spread, figure};
 
 const MEBIBYTE: u64 = 1 << 20;
 const SIZES: usize = 3;
+const PICTURE: &str = "growth.svg";
 
 /// A load that is given more and more.
 struct Series {
@@ -106,15 +108,23 @@ struct Grown {
     times: Vec<Spread>,
 }
 
-/// Measures all series whose load is in the plan; returns the Markdown.
-pub async fn run(plan: &Plan, command: &str) -> Result<String> {
+/// The Markdown of a run, and its picture.
+pub struct Report {
+    text: String,
+    picture: String,
+}
+
+/// Measures all series whose load is in the plan.
+pub async fn run(plan: &Plan, command: &str) -> Result<Report> {
     let busy = machine::load_average()?;
     let backing = Backing::start(plan.group, &[Kind::Berth], &plan.directory).await?;
     let mut all = Vec::new();
     for series in SERIES.iter().filter(|series| plan.loads.contains(&series.load)) {
         all.push(measure(series, plan, &backing).await?);
     }
-    render(&all, plan, command, busy)
+    let lines: Vec<_> = all.iter().map(Grown::line).collect();
+    let picture = pictures::lines("Milliseconds an operation, as what there is grows", &lines)?;
+    Ok(Report { text: render(&all, plan, command, busy)?, picture })
 }
 
 async fn measure(series: &'static Series, plan: &Plan, backing: &Backing) -> Result<Grown> {
@@ -147,6 +157,12 @@ async fn measure(series: &'static Series, plan: &Plan, backing: &Backing) -> Res
 }
 
 impl Grown {
+    /// Its name and milliseconds, for the picture.
+    fn line(&self) -> (String, Vec<f64>) {
+        let label = format!("{} ({:.2})", self.series.load.title(), self.exponent());
+        (label, self.times.iter().map(|time| time.median() * 1e3).collect())
+    }
+
     /// The slope of time over size, both as logarithms: 0 does not grow, 1 grows as its size does.
     fn exponent(&self) -> f64 {
         let points: Vec<_> = self
@@ -196,11 +212,18 @@ fn render(all: &[Grown], plan: &Plan, command: &str, busy: f64) -> Result<String
     Ok(text)
 }
 
-/// Writes or prints the Markdown.
-pub fn write(text: &str, file: Option<&Path>) -> Result<()> {
-    if let Some(file) = file {
-        return std::fs::write(file, text).with_context(|| format!("write {}", file.display()));
+impl Report {
+    /// Writes the Markdown to a file and the picture into the folder of the same name, or prints the Markdown.
+    pub fn write(&self, file: Option<&Path>) -> Result<()> {
+        let Some(file) = file else {
+            print!("{}", self.text);
+            return Ok(());
+        };
+        let folder = file.with_extension("");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(PICTURE), &self.picture)?;
+        let place = folder.file_name().and_then(|name| name.to_str()).context("a file without a name")?;
+        let text = format!("{}\n![How each load grows]({place}/{PICTURE})\n", self.text);
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
     }
-    print!("{text}");
-    Ok(())
 }

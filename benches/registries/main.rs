@@ -80,8 +80,8 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&plan.directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if plan.group == Group::Growth {
-        let text = runtime.block_on(growth::run(&plan, &command()))?;
-        return growth::write(&text, options.write.as_deref());
+        let report = runtime.block_on(growth::run(&plan, &command()))?;
+        return report.write(options.write.as_deref());
     }
     let report = runtime.block_on(run::run(&plan, command(), options.count_syncs))?;
     if let Some(file) = &options.write {

@@ -185,11 +185,69 @@ fn grid(area: &Area<'_>, axis: &Axis, height: i32) -> Result<()> {
         let x = axis.place(value);
         let line = PathElement::new(vec![(x, TOP - 8), (x, height - 20)], FAINT.stroke_width(1));
         area.draw(&line).map_err(broken)?;
-        let label = if power < 0 { format!("{value}") } else { figure(value) };
-        let label = label.trim_end_matches(".00").trim_end_matches(".0");
-        write(area, label, (x, height - 10), 10, HPos::Center)?;
+        write(area, &power_of_ten(power), (x, height - 10), 10, HPos::Center)?;
     }
     Ok(())
+}
+
+/// Draws what grew: a line a load over sizes that are ten times apart, both axes logarithmic.
+pub fn lines(title: &str, all: &[(String, Vec<f64>)]) -> Result<String> {
+    const HEIGHT: i32 = 560;
+    const LEFT: i32 = 70;
+    const STEP: i32 = 250;
+    const BOTTOM: i32 = HEIGHT - 50;
+    const LINE: i32 = 16;
+    let axis = Axis::over(all.iter().flat_map(|(_, figures)| figures.iter().copied()));
+    let height_of = |figure: f64| {
+        let share = f64::from(axis.place(figure) - LABELS) / f64::from(WIDTH - LABELS - FIGURES);
+        BOTTOM - whole(f64::from(BOTTOM - TOP) * share)
+    };
+    let mut svg = String::new();
+    {
+        let size = (WIDTH.unsigned_abs(), HEIGHT.unsigned_abs());
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        area.fill(&WHITE).map_err(broken)?;
+        write(&area, title, (12, 20), 16, HPos::Left)?;
+        write(&area, "the exponent in brackets", (12, 42), 12, HPos::Left)?;
+        for power in axis.first..=axis.last {
+            let value = 10_f64.powi(power);
+            let y = height_of(value);
+            let line = PathElement::new(vec![(LEFT, y), (LEFT + 2 * STEP, y)], FAINT.stroke_width(1));
+            area.draw(&line).map_err(broken)?;
+            write(&area, &power_of_ten(power), (LEFT - 8, y), 10, HPos::Right)?;
+        }
+        for (x, label) in
+            [(LEFT, "smallest"), (LEFT + STEP, "ten times"), (LEFT + 2 * STEP, "a hundred times")]
+        {
+            write(&area, label, (x, BOTTOM + 20), 12, HPos::Center)?;
+        }
+        // From the top down, so that no two labels are in one place.
+        let mut order: Vec<_> = (0..all.len()).collect();
+        let end = |index: usize| all[index].1.last().copied().unwrap_or_default();
+        order.sort_by(|one, other| end(*other).total_cmp(&end(*one)));
+        let mut free_from = TOP;
+        for index in order {
+            let (label, figures) = &all[index];
+            let xs = (0..).map(|step| LEFT + step * STEP);
+            let points: Vec<_> = xs.zip(figures.iter().map(|figure| height_of(*figure))).collect();
+            let color = COLORS[index % COLORS.len()];
+            let Some((x, y)) = points.last().copied() else { continue };
+            area.draw(&PathElement::new(points, color.stroke_width(2))).map_err(broken)?;
+            let place = y.max(free_from);
+            free_from = place + LINE;
+            let leader = PathElement::new(vec![(x, y), (x + 14, place)], color.stroke_width(1));
+            area.draw(&leader).map_err(broken)?;
+            write(&area, label, (x + 18, place), 12, HPos::Left)?;
+        }
+        area.present().map_err(broken)?;
+    }
+    Ok(svg)
+}
+
+fn power_of_ten(power: i32) -> String {
+    let value = 10_f64.powi(power);
+    let text = if power < 0 { format!("{value}") } else { figure(value) };
+    text.trim_end_matches(".00").trim_end_matches(".0").to_owned()
 }
 
 fn write(area: &Area<'_>, text: &str, place: (i32, i32), points: i32, side: HPos) -> Result<()> {

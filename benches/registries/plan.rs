@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::backing::Group;
 use crate::loads::Load;
@@ -60,6 +60,11 @@ pub struct Options {
     /// What cargo passes to a benchmark
     #[arg(long, hide = true)]
     pub bench: bool,
+}
+
+/// What a load or a server is called on the command line.
+pub fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// What a run does, defaults filled in.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::plan::name_of;
 use crate::report::Outcome;
 use crate::servers::Kind;
 use crate::table::ratio;
@@ -31,11 +32,11 @@ impl Ratios {
             let found = others.filter_map(|column| {
                 let ratio = ratio(outcome.rate(Kind::Berth), outcome.rate(column.kind))?;
                 // Three digits are more than a measurement has.
-                Some((name(&column.kind), format!("{ratio:.3}").parse().ok()?))
+                Some((name_of(&column.kind), format!("{ratio:.3}").parse().ok()?))
             });
             let found: BTreeMap<_, _> = found.collect();
             if !found.is_empty() {
-                ratios.insert(name(&outcome.load), found);
+                ratios.insert(name_of(&outcome.load), found);
             }
         }
         Self(ratios)
@@ -89,8 +90,4 @@ pub fn note(fallen: &[String]) -> String {
         let _ = writeln!(text, "- {line}");
     }
     text
-}
-
-fn name(value: &impl clap::ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }

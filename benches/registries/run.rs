@@ -27,7 +27,12 @@ pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<Repo
     if busy > 0.5 {
         eprintln!("the machine is busy (load average {busy}): these figures will be noise");
     }
-    let versions = plan.servers.iter().map(|kind| kind.version()).collect::<Result<_>>()?;
+    let version = |kind: &Kind| match kind.version() {
+        // Not ours to install, and not ours to know how it is asked.
+        Err(_) if Kind::OPTIONAL.contains(kind) => Ok("of an unknown version".to_owned()),
+        version => version,
+    };
+    let versions = plan.servers.iter().map(version).collect::<Result<_>>()?;
     let mut syncs = Vec::new();
     if count_syncs {
         for kind in &plan.servers {

@@ -27,7 +27,7 @@ const REPOSITORIES: usize = 100;
 const ASKED: usize = 1024;
 
 /// The repository that has the tags, and the subject that has the referrers.
-pub const REPOSITORY: &str = "repository-0000001";
+pub const REPOSITORY: &str = "bench/repository-0000001";
 pub const SUBJECT: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 
 /// The name of a tag.
@@ -37,7 +37,7 @@ pub fn tag(number: usize) -> String {
 
 /// The name of a repository.
 pub fn repository(number: usize) -> String {
-    format!("repository-{number:07}")
+    format!("bench/repository-{number:07}")
 }
 
 /// Fills in tags of one repository.
@@ -71,16 +71,14 @@ pub async fn repositories(stage: &mut Stage, count: usize) -> Result<()> {
     let server = &mut stage.server;
     if server.kind.is_distribution() {
         for number in 1..=count {
-            let folder = folder(server, &repository(number));
-            for inner in ["_layers", "_manifests/tags", "_uploads"] {
-                fs::create_dir_all(folder.join(inner))?;
-            }
+            // It is this folder that makes a repository one.
+            fs::create_dir_all(folder(server, &repository(number)).join("_manifests"))?;
         }
         return Ok(());
     }
     let sql = format!(
         "{} INSERT INTO repositories (id, name, created_at)
-         SELECT i, printf('repository-%07d', i), 0 FROM numbers",
+         SELECT i, printf('bench/repository-%07d', i), 0 FROM numbers",
         numbers(count)
     );
     statements(server, &[&sql]).await

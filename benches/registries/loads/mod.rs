@@ -178,7 +178,7 @@ impl Load {
             Nodes => "pull of a small image, 1,000 nodes",
             TagPages => "page of tags",
             TagPagesMillion => "page of tags, a hundred times as many",
-            Catalog => "page of repositories",
+            Catalog => "page of repositories, 4 clients",
             Referrers => "page of referrers",
             ReferrersAll => "all pages of referrers",
             HalfOpen => "manifest GET by tag, 1,000 silent uploads",
@@ -268,6 +268,8 @@ impl Load {
             PullLarge16 => 16,
             PushSmall64 => 64,
             Nodes => plan.nodes,
+            // Some walk a tree of folders for each page.
+            Catalog => plan.concurrency.min(4),
             _ => plan.concurrency,
         }
     }

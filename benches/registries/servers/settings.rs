@@ -59,15 +59,17 @@ pub fn command(
                  [global.access_policy]\ndefault_allow = true\n\n\
                  [blob_store.fs]\nroot_dir = \"{data}\"\nsync_to_disk = true\n\n\
                  [metadata_store.fs]\nroot_dir = \"{data}\"\nsync_to_disk = true\n\n\
-                 [repository.bench]\n[repository.bench.access_policy]\ndefault_allow = true\n",
+                 [repository.\"bench\"]\n",
                 address.ip(),
                 address.port()
             );
-            command.arg("--config").arg(file("config.toml", config)?).arg("server").env("RUST_LOG", "error");
+            command.arg("-c").arg(file("config.toml", config)?).arg("server").env("RUST_LOG", "error");
         }
         Kind::Trow => {
             let port = address.port().to_string();
-            command.args(["--data-dir", data, "--port", &port]).env("RUST_LOG", "error");
+            command
+                .args(["--host", "127.0.0.1", "--data-dir", data, "--port", &port])
+                .env("RUST_LOG", "error");
         }
         Kind::Nginx => {
             let file = file("nginx.conf", nginx(directory, data, address))?;
