@@ -51,6 +51,15 @@ impl Ratios {
         }
     }
 
+    /// These, and of an earlier run those that this one has not measured.
+    pub fn over(self, before: Option<Self>) -> Self {
+        let mut all = before.map_or_else(BTreeMap::new, |before| before.0);
+        for (load, others) in self.0 {
+            all.entry(load).or_default().extend(others);
+        }
+        Self(all)
+    }
+
     /// Writes them.
     pub fn write(&self, file: &Path) -> Result<()> {
         let text = toml::to_string(&self.0)?;
@@ -78,11 +87,11 @@ impl Ratios {
 /// The part of the report about it.
 pub fn note(fallen: &[String]) -> String {
     let mut text = format!(
-        "\n## Regressions\n\nRatios that are more than {:.0} % lower than in the run before, as {FILE} had them: ",
+        "\n## Regressions\n\nRatios that are more than {:.0} % lower than in the run before, as {FILE} had them:",
         TOLERATED * 100.0
     );
     if fallen.is_empty() {
-        text.push_str("none.\n");
+        text.push_str(" none.\n");
         return text;
     }
     text.push_str("\n\n");

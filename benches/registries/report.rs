@@ -105,7 +105,8 @@ impl Report {
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let stored = folder.join(ratios::FILE);
         let now = Ratios::of(&self.outcomes);
-        let fallen = Ratios::read(&stored)?.map(|before| now.fallen(&before));
+        let before = Ratios::read(&stored)?;
+        let fallen = before.as_ref().map(|before| now.fallen(before));
         for line in fallen.iter().flatten() {
             eprintln!("slower than before: {line}");
         }
@@ -116,7 +117,7 @@ impl Report {
             text.push_str(&ratios::note(&fallen));
         }
         std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
-        now.write(&stored)
+        now.over(before).write(&stored)
     }
 
     /// Writes the report as Markdown, with the pictures of a folder.
