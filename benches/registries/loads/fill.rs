@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection
 
 use super::{Stage, push};
 use crate::images::{Blob, Image};
-use crate::servers::Server;
+use crate::servers::{Kind, Server};
 
 /// Counts from 1 as far as it is asked to.
 const NUMBERS: &str =
@@ -71,8 +71,9 @@ pub async fn repositories(stage: &mut Stage, count: usize) -> Result<()> {
     let server = &mut stage.server;
     if server.kind.is_distribution() {
         for number in 1..=count {
-            // It is this folder that makes a repository one.
-            fs::create_dir_all(folder(server, &repository(number)).join("_manifests"))?;
+            // It is this folder that makes a repository one, of 2 and of 3.
+            let inner = if server.kind == Kind::DockerRegistry { "_layers" } else { "_manifests" };
+            fs::create_dir_all(folder(server, &repository(number)).join(inner))?;
         }
         return Ok(());
     }
