@@ -1,4 +1,4 @@
-//! Where the servers keep their blobs: in folders of their own, or in buckets of one SeaweedFS.
+//! What is behind the servers: folders of their own, buckets of one SeaweedFS, databases of one PostgreSQL.
 
 use std::path::Path;
 
@@ -7,7 +7,8 @@ use berth_test_stores::{Backdoor as _, SeaweedFs, tools};
 use clap::ValueEnum;
 use tempfile::TempDir;
 
-use crate::loads::Load;
+use crate::postgres::Postgres;
+use crate::servers::Kind;
 
 /// What is measured in one run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -16,27 +17,18 @@ pub enum Group {
     Filesystem,
     /// Every server over a bucket of its own, all at one SeaweedFS
     Storage,
+    /// Berth with SQLite and with PostgreSQL, over folders
+    Postgres,
+    /// Berth with SQLite and with PostgreSQL, over buckets
+    PostgresStorage,
+    /// Berth alone, each load at three sizes
+    Growth,
 }
 
 impl Group {
-    /// The loads that are run if nothing else is said.
-    pub fn loads(self) -> &'static [Load] {
-        match self {
-            Self::Filesystem => &[
-                Load::PushDocker,
-                Load::PushContainerd,
-                Load::PushLarge,
-                Load::PullLarge,
-                Load::PullLargeFour,
-                Load::ManifestGetTag,
-                Load::ManifestHeadTag,
-                Load::ManifestGetDigest,
-                Load::ManifestHeadDigest,
-                Load::PullImages,
-                Load::TagPages,
-            ],
-            Self::Storage => &[Load::PushLarge, Load::PushHuge, Load::PushEight, Load::PullLarge],
-        }
+    /// Whether the servers keep their blobs in buckets.
+    pub fn has_buckets(self) -> bool {
+        matches!(self, Self::Storage | Self::PostgresStorage)
     }
 }
 
@@ -49,41 +41,65 @@ pub struct Bucket {
     pub secret_key: String,
 }
 
+/// What a server keeps elsewhere than in its folder.
+#[derive(Default)]
+pub struct Place {
+    pub bucket: Option<Bucket>,
+    pub database: Option<String>,
+}
+
 /// What is behind the servers of a run.
 pub struct Backing {
     seaweedfs: Option<SeaweedFs>,
+    postgres: Option<Postgres>,
     // Behind the server, which is to end first.
-    _data: Option<TempDir>,
+    data: Option<TempDir>,
 }
 
 impl Backing {
-    /// Starts what the group needs, with its data under `parent`.
-    pub async fn start(group: Group, parent: &Path) -> Result<Self> {
-        if group == Group::Filesystem {
-            return Ok(Self { seaweedfs: None, _data: None });
+    /// Starts what the servers need, with its data under `parent`.
+    pub async fn start(group: Group, servers: &[Kind], parent: &Path) -> Result<Self> {
+        let mut backing = Self { seaweedfs: None, postgres: None, data: None };
+        if group.has_buckets() {
+            ensure!(tools::tool("weed").is_some(), "weed is not installed: run scripts/install-bench-tools");
+            let data = tempfile::Builder::new().prefix("seaweedfs-").tempdir_in(parent)?;
+            backing.seaweedfs = Some(SeaweedFs::in_folder(&data.path().canonicalize()?).await);
+            backing.data = Some(data);
         }
-        ensure!(tools::tool("weed").is_some(), "weed is not installed: run scripts/install-bench-tools");
-        let data = tempfile::Builder::new().prefix("seaweedfs-").tempdir_in(parent)?;
-        let seaweedfs = SeaweedFs::in_folder(&data.path().canonicalize()?).await;
-        Ok(Self { seaweedfs: Some(seaweedfs), _data: Some(data) })
+        if servers.iter().any(|kind| kind.needs_postgres()) {
+            backing.postgres = Some(Postgres::start(parent).await?);
+        }
+        Ok(backing)
     }
 
-    /// An empty bucket, where servers have buckets.
-    pub async fn bucket(&self) -> Option<Bucket> {
-        let seaweedfs = self.seaweedfs.as_ref()?;
-        Some(Bucket {
-            endpoint: seaweedfs.endpoint().to_owned(),
-            region: seaweedfs.region(),
-            name: seaweedfs.fresh_bucket().await,
-            access_key: seaweedfs.access_key().to_owned(),
-            secret_key: seaweedfs.secret_key().to_owned(),
-        })
+    /// An empty place for one server.
+    pub async fn place(&self, kind: Kind) -> Result<Place> {
+        let bucket = match &self.seaweedfs {
+            None => None,
+            Some(seaweedfs) => Some(Bucket {
+                endpoint: seaweedfs.endpoint().to_owned(),
+                region: seaweedfs.region(),
+                name: seaweedfs.fresh_bucket().await,
+                access_key: seaweedfs.access_key().to_owned(),
+                secret_key: seaweedfs.secret_key().to_owned(),
+            }),
+        };
+        let database = match &self.postgres {
+            Some(postgres) if kind.needs_postgres() => Some(postgres.fresh_database()?),
+            _ => None,
+        };
+        Ok(Place { bucket, database })
     }
 
     /// Takes a bucket back, and the room on the disk that it took.
-    pub async fn remove(&self, bucket: Option<Bucket>) {
+    pub async fn remove(&self, bucket: Option<String>) {
         if let (Some(seaweedfs), Some(bucket)) = (&self.seaweedfs, bucket) {
-            seaweedfs.remove_bucket(&bucket.name).await;
+            seaweedfs.remove_bucket(&bucket).await;
         }
+    }
+
+    /// What is to be said of it.
+    pub fn describe(&self) -> Option<String> {
+        self.postgres.as_ref().map(Postgres::describe)
     }
 }

@@ -1,5 +1,9 @@
 //! What is pushed and pulled. Bytes and digests are made before a measurement starts, never in it.
 
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -11,7 +15,8 @@ pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const CONFIG_BYTES: usize = 1024;
-const LAYER_BYTES: usize = 8192;
+const LAYER_BYTES: usize = 16 * 1024;
+const LAYERS: u64 = 3;
 const FRAME_BYTES: u64 = 256 * 1024;
 /// Images are spread over this many repositories.
 const REPOSITORIES: u64 = 16;
@@ -30,7 +35,7 @@ impl Blob {
     }
 }
 
-/// A small image: a config of 1 KiB, two layers of 8 KiB, a manifest, a tag.
+/// A small image: a config of 1 KiB, three layers of 16 KiB, a manifest, a tag.
 #[derive(Clone)]
 pub struct Image {
     pub repository: String,
@@ -64,22 +69,23 @@ impl Factory {
 
     /// Makes one image.
     pub fn image(&mut self) -> Image {
-        let layers = [self.noise(LAYER_BYTES), self.noise(LAYER_BYTES)].map(Blob::new);
+        let layers: Vec<_> = (0..LAYERS).map(|_| Blob::new(self.noise(LAYER_BYTES))).collect();
         let config = Blob::new(config_of(&layers));
         let manifest = Blob::new(Bytes::from(
             json!({
                 "schemaVersion": 2,
                 "mediaType": MANIFEST_TYPE,
                 "config": descriptor(CONFIG_TYPE, &config),
-                "layers": layers.each_ref().map(|layer| descriptor(LAYER_TYPE, layer)),
+                "layers": layers.iter().map(|layer| descriptor(LAYER_TYPE, layer)).collect::<Vec<_>>(),
             })
             .to_string(),
         ));
-        let [lower, upper] = layers;
+        let mut blobs = layers;
+        blobs.push(config);
         Image {
-            repository: format!("bench/app-{:02}", self.made / 2 % REPOSITORIES),
+            repository: format!("bench/app-{:02}", self.made / LAYERS % REPOSITORIES),
             tag: format!("build-{}", self.made),
-            blobs: vec![lower, upper, config],
+            blobs,
             manifest,
         }
     }
@@ -98,7 +104,8 @@ impl Factory {
         LargeBlob { digest, size_bytes: frames * FRAME_BYTES, head, filler, filler_times: frames - 1 }
     }
 
-    fn noise(&mut self, size_bytes: usize) -> Bytes {
+    /// Makes bytes that no gzip makes smaller.
+    pub fn noise(&mut self, size_bytes: usize) -> Bytes {
         self.made += 1;
         let mut state = self.made << 32;
         let mut bytes = BytesMut::with_capacity(size_bytes + 8);
@@ -111,9 +118,19 @@ impl Factory {
 }
 
 impl LargeBlob {
-    /// The blob as a chunked request body.
-    pub fn payload(&self, last_byte: LastByte) -> Payload {
-        Payload::repeated(self.head.clone(), self.filler.clone(), self.filler_times, last_byte)
+    /// The blob as a request body, in chunks or announced.
+    pub fn payload(&self, announced: bool, last_byte: LastByte) -> Payload {
+        Payload::repeated(self.head.clone(), self.filler.clone(), self.filler_times, announced, last_byte)
+    }
+
+    /// Writes the blob to a file.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(file)?);
+        let mut payload = self.payload(true, LastByte::default());
+        while let Some(frame) = payload.next_frame() {
+            file.write_all(&frame)?;
+        }
+        Ok(file.flush()?)
     }
 }
 

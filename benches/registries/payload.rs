@@ -1,15 +1,11 @@
 //! Request bodies that cost the load generator next to nothing: shared buffers, handed out frame by frame.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 
-/// The moment at which the last byte of a body was taken for sending.
+/// The moment at which the last byte of a body was handed to the kernel.
 pub type LastByte = Arc<OnceLock<Instant>>;
 
 /// A body: one buffer, then another one a number of times.
@@ -17,7 +13,9 @@ pub struct Payload {
     head: Bytes,
     filler: Bytes,
     filler_times: u64,
-    announced: bool,
+    /// Whether it is sent with its `Content-Length`, and not in chunks.
+    pub announced: bool,
+    is_open: bool,
     last_byte: Option<LastByte>,
 }
 
@@ -29,7 +27,14 @@ impl Payload {
 
     /// A body sent with its `Content-Length`.
     pub fn whole(bytes: Bytes) -> Self {
-        Self { head: bytes, filler: Bytes::new(), filler_times: 0, announced: true, last_byte: None }
+        Self {
+            head: bytes,
+            filler: Bytes::new(),
+            filler_times: 0,
+            announced: true,
+            is_open: false,
+            last_byte: None,
+        }
     }
 
     /// A body sent in chunks without a length, as docker does.
@@ -37,38 +42,44 @@ impl Payload {
         Self { announced: false, ..Self::whole(bytes) }
     }
 
-    /// A chunked body of `head` and then `filler` `filler_times` times; notes when its end was reached.
-    pub fn repeated(head: Bytes, filler: Bytes, filler_times: u64, last_byte: LastByte) -> Self {
-        Self { head, filler, filler_times, announced: false, last_byte: Some(last_byte) }
+    /// One chunk of a body that does not end.
+    pub fn open(bytes: Bytes) -> Self {
+        Self { is_open: true, ..Self::chunked(bytes) }
     }
-}
 
-impl Body for Payload {
-    type Data = Bytes;
-    type Error = Infallible;
+    /// A body of `head` and then `filler` `filler_times` times; notes when its end was reached.
+    pub fn repeated(
+        head: Bytes,
+        filler: Bytes,
+        filler_times: u64,
+        announced: bool,
+        last_byte: LastByte,
+    ) -> Self {
+        Self { head, filler, filler_times, announced, is_open: false, last_byte: Some(last_byte) }
+    }
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    /// How much there is still to send.
+    pub fn size_bytes(&self) -> u64 {
+        self.head.len() as u64 + self.filler.len() as u64 * self.filler_times
+    }
+
+    /// The next part of it.
+    pub fn next_frame(&mut self) -> Option<Bytes> {
         if !self.head.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.head)))));
+            return Some(std::mem::take(&mut self.head));
         }
         if self.filler_times > 0 {
             self.filler_times -= 1;
-            return Poll::Ready(Some(Ok(Frame::data(self.filler.clone()))));
+            return Some(self.filler.clone());
         }
         if let Some(last_byte) = &self.last_byte {
             last_byte.get_or_init(Instant::now);
         }
-        Poll::Ready(None)
+        None
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.announced && self.head.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.announced { SizeHint::with_exact(self.head.len() as u64) } else { SizeHint::default() }
+    /// Whether a last chunk follows the frames.
+    pub fn ends_in_chunk(&self) -> bool {
+        !self.announced && !self.is_open
     }
 }

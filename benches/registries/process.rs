@@ -15,6 +15,12 @@ impl Process {
         Self(std::process::id())
     }
 
+    /// The processes that its main thread has started.
+    pub fn children(self) -> Vec<Self> {
+        let children = self.read(&format!("task/{}/children", self.0)).unwrap_or_default();
+        children.split_whitespace().filter_map(|id| Some(Self(id.parse().ok()?))).collect()
+    }
+
     /// User and system time of all its threads so far.
     pub fn cpu_seconds(self) -> Result<f64> {
         let stat = self.read("stat")?;
@@ -28,8 +34,18 @@ impl Process {
 
     /// The most memory it had resident since [`Process::forget_peak`], in bytes.
     pub fn peak_bytes(self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory it has resident, in bytes.
+    pub fn resident_bytes(self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(self, field: &str) -> Result<u64> {
         let status = self.read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field}"))?;
         let kibibytes: u64 = line.trim().trim_end_matches("kB").trim_end().parse()?;
         Ok(kibibytes * 1024)
     }

@@ -16,7 +16,7 @@ const IMAGES: usize = 10;
 /// Sync calls a small image, pushed one after the other as docker does.
 pub async fn per_image(kind: Kind, directory: &Path) -> Result<f64> {
     let server = Server::start_traced(kind, directory).await?;
-    let mut connection = Connection::open(server.address).await?;
+    let mut connection = Connection::open(server.address()).await?;
     let images = Factory::default().images(IMAGES + 1);
     // The first one makes folders that later ones find.
     flows::push_image(&mut connection, &images[0], Pusher::Docker).await?;

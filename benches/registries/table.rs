@@ -15,10 +15,10 @@ pub struct Table {
 
 /// One load.
 pub struct Row {
-    pub label: &'static str,
+    pub label: String,
     pub unit: &'static str,
-    /// A figure a server.
-    pub figures: Vec<Spread>,
+    /// A figure a server, where it was measured.
+    pub figures: Vec<Option<Spread>>,
 }
 
 /// The figures of several rounds.
@@ -51,18 +51,21 @@ impl Table {
         for row in rows {
             let _ = write!(text, "| {} | {} |", row.label, row.unit);
             for spread in &row.figures {
-                let _ = write!(text, " {} |", spread.render());
+                let _ = write!(text, " {} |", spread.map_or_else(|| "–".to_owned(), Spread::render));
             }
-            if let Some(berth) = berth {
-                for other in others(berth) {
-                    let _ =
-                        write!(text, " {} |", figure(row.figures[berth].median / row.figures[other].median));
-                }
+            for other in berth.into_iter().flat_map(others) {
+                let ratio = berth.and_then(|berth| ratio(row.figures[berth], row.figures[other]));
+                let _ = write!(text, " {} |", ratio.map_or_else(|| "–".to_owned(), figure));
             }
             text.push('\n');
         }
         text.push('\n');
     }
+}
+
+/// One median divided by another.
+pub fn ratio(one: Option<Spread>, other: Option<Spread>) -> Option<f64> {
+    Some(one?.median / other?.median).filter(|ratio| ratio.is_finite())
 }
 
 impl Spread {
@@ -75,7 +78,18 @@ impl Spread {
         Some(Self { median: f64::midpoint(lower, upper), least, most })
     }
 
-    fn render(self) -> String {
+    /// Half of the figures are no greater.
+    pub fn median(self) -> f64 {
+        self.median
+    }
+
+    /// The figures in another unit.
+    pub fn times(self, factor: f64) -> Self {
+        Self { median: self.median * factor, least: self.least * factor, most: self.most * factor }
+    }
+
+    /// The figures as a table has them.
+    pub fn render(self) -> String {
         format!("**{}** ({}–{})", figure(self.median), figure(self.least), figure(self.most))
     }
 }
