@@ -132,6 +132,11 @@ impl Registry {
             MountFrom::Any(may_pull) => self.find_readable(digest, may_pull).await?,
         };
         let Some(found) = found else { return Ok(None) };
+        // Most mounts are of a base image's layers, which are there since the first push.
+        match self.confirm_blob(permit, digest).await {
+            Err(RegistryError::BlobUnknown(_)) => {}
+            confirmed => return confirmed.map(Some),
+        }
         match again(|| self.commit_mount(permit.resource(), digest)).await {
             Ok(()) => Ok(Some(Blob { digest: found.digest, size_bytes: found.size_bytes })),
             // Collected since it was found.

@@ -268,8 +268,8 @@ async fn the_provider_pulls_as_the_node_for_who_has_no_service_account() {
     let answer: Value = serde_json::from_str(&answer.text()).expect("JSON");
     assert_eq!(answer["kind"], "CredentialProviderResponse");
     // Four fifths of five minutes.
-    assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Image"), &json!("240s")));
-    let credential = &answer["auth"][&image];
+    assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Registry"), &json!("240s")));
+    let credential = &answer["auth"][berth.server.host()];
     let [user, password] = ["username", "password"].map(|name| credential[name].as_str().expect("text"));
     assert_eq!(claims(password)["sub"], "node:prod/worker-1");
     // As the container runtime goes on with it.
@@ -280,11 +280,13 @@ async fn the_provider_pulls_as_the_node_for_who_has_no_service_account() {
     let headers = [("authorization", given.as_str())];
     berth.send("GET", "/v2/team/app/manifests/v1", &headers, Vec::new()).await.is(200);
 
-    // What it may not pull it gets a token for that says so, and that is not kept.
-    let other = format!("{}/private/app", berth.server.host());
-    let answer = process::run(provided(&berth, place.path(), &pair.file, &other)).await;
-    let answer: Value = serde_json::from_str(&answer.text()).expect("JSON");
-    assert_eq!(answer["cacheDuration"], "0s");
+    // It is for all that the node may pull, and for nothing else.
+    let path = "/token?service=registry.test&scope=repository:private/app:pull";
+    let headers = [("authorization", &*basic(user, password))];
+    let given = berth.send("GET", path, &headers, Vec::new()).await;
+    let given = bearer(given.is(200).json()["token"].as_str().expect("a token"));
+    let headers = [("authorization", given.as_str())];
+    berth.send("GET", "/v2/private/app/manifests/v1", &headers, Vec::new()).await.is(404);
 
     for (pair, reason) in [
         (node(&stranger, "worker-1"), "UnknownCA"),
@@ -309,7 +311,7 @@ async fn a_node_of_a_real_cluster_pulls_with_what_that_cluster_signed() {
     let answer = process::run(provided(&berth, place.path(), &node.certificate.file, &image)).await;
 
     let answer: Value = serde_json::from_str(&answer.text()).expect("JSON");
-    let password = answer["auth"][&image]["password"].as_str().expect("a password");
+    let password = answer["auth"][berth.server.host()]["password"].as_str().expect("a password");
     assert_eq!(claims(password)["sub"], format!("node:prod/{}", node.name));
     let client = Client::of(&berth, &node.certificate);
     client.get("/v2/team/app/manifests/v1", None).await.is(200);
