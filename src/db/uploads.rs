@@ -2,7 +2,7 @@
 
 use berth_storage::{Key, Layout, Parts};
 
-use super::sqlite::columns_of;
+use super::sqlite::{Large, columns_of};
 use super::{Driver, Handle, Result, Tx, query};
 use crate::oci::RepositoryName;
 
@@ -60,6 +60,8 @@ macro_rules! columns {
          parts_grow, parts_count, writer_multipart"
     };
 }
+
+const TAILS: Large<'_> = Large { table: "upload_tails", column: "content" };
 
 /// Whose a session is: nobody else's exists for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,10 +259,16 @@ pub async fn parts(mut on: impl Handle, id: &str) -> Result<Vec<String>> {
 }
 
 /// Keeps the bytes behind a session's last part.
-pub async fn keep_tail(mut tx: &mut Tx, id: &str, content: &[u8]) -> Result<u64> {
+pub async fn keep_tail(mut tx: &mut Tx, id: &str, content: &[u8]) -> Result<()> {
+    let zeros = "INSERT INTO upload_tails (upload_id, content) VALUES ($1, zeroblob($2))
+                 ON CONFLICT (upload_id) DO UPDATE SET content = excluded.content RETURNING rowid";
     let sql = "INSERT INTO upload_tails (upload_id, content) VALUES ($1, $2)
                ON CONFLICT (upload_id) DO UPDATE SET content = excluded.content";
-    query!(tx, execute sqlx::query(sql).bind(id).bind(content))
+    match tx.driver() {
+        Driver::Sqlite(on) => on.write_large(TAILS, zeros, &[&id, &signed(content.len() as u64)], content)?,
+        Driver::Postgres(on) => drop(sqlx::query(sql).bind(id).bind(content).execute(on).await?),
+    }
+    Ok(())
 }
 
 /// Forgets the bytes behind a session's last part.
@@ -270,9 +278,13 @@ pub async fn drop_tail(mut tx: &mut Tx, id: &str) -> Result<u64> {
 
 /// The bytes behind a session's last part.
 pub async fn tail(mut on: impl Handle, id: &str) -> Result<Vec<u8>> {
+    let number = "SELECT rowid FROM upload_tails WHERE upload_id = $1";
     let sql = "SELECT content FROM upload_tails WHERE upload_id = $1";
-    let row: Option<(Vec<u8>,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(id))?;
-    Ok(row.map(|(content,)| content).unwrap_or_default())
+    let content = match on.driver() {
+        Driver::Sqlite(on) => on.read_large(TAILS, number, &[&id])?,
+        Driver::Postgres(on) => sqlx::query_scalar(sql).bind(id).fetch_optional(on).await?,
+    };
+    Ok(content.unwrap_or_default())
 }
 
 /// Ends a session that its writer has; the answer is where it stood.

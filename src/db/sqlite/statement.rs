@@ -1,7 +1,7 @@
 //! Statements, run on the thread that asks.
 
 use rusqlite::types::{FromSql, Type};
-use rusqlite::{CachedStatement, Connection, Row, ToSql};
+use rusqlite::{CachedStatement, Connection, MAIN_DB, Row, ToSql};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
@@ -20,6 +20,15 @@ pub enum On<'a> {
 /// What is bound to a statement: the first to `$1`, and so on.
 pub type Bound<'a> = &'a [&'a dyn ToSql];
 
+/// A column whose values are large. Its table has numbered rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Large<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The column.
+    pub column: &'a str,
+}
+
 /// Something that a row holds.
 pub trait FromRow: Sized {
     /// Reads it.
@@ -34,10 +43,7 @@ impl On<'_> {
 
     /// The first row, if there is one.
     pub fn fetch_optional<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<Option<T>> {
-        self.run(sql, bound, |statement| match statement.raw_query().next()? {
-            Some(row) => T::from_row(row).map(Some),
-            None => Ok(None),
-        })
+        self.on(|connection| first(connection, sql, bound))
     }
 
     /// The only row.
@@ -54,21 +60,62 @@ impl On<'_> {
         if is_read { in_place(all) } else { all() }
     }
 
+    /// Writes a value of megabytes into a column of the row whose number a statement returns, which it
+    /// has as many zeros: bound to a statement, it would be in memory three times.
+    pub fn write_large(self, at: Large<'_>, sql: &str, bound: Bound<'_>, content: &[u8]) -> Result<()> {
+        in_place(|| {
+            self.on(|connection| {
+                let Some((row,)) = first::<(i64,)>(connection, sql, bound)? else { return Ok(()) };
+                let mut blob = connection.blob_open(MAIN_DB, at.table, at.column, row, false)?;
+                blob.write_all_at(content, 0)?;
+                blob.close()
+            })
+        })
+    }
+
+    /// Reads such a value, of the row whose number a statement returns.
+    pub fn read_large(self, at: Large<'_>, sql: &str, bound: Bound<'_>) -> Result<Option<Vec<u8>>> {
+        in_place(|| {
+            self.on(|connection| {
+                // Of one moment: the row may be about to go.
+                let moment = connection.unchecked_transaction()?;
+                let Some((row,)) = first::<(i64,)>(&moment, sql, bound)? else { return Ok(None) };
+                let blob = moment.blob_open(MAIN_DB, at.table, at.column, row, true)?;
+                let mut content = vec![0; blob.len()];
+                blob.read_at_exact(&mut content, 0)?;
+                blob.close()?;
+                Ok(Some(content))
+            })
+        })
+    }
+
     fn run<T>(
         self,
         sql: &str,
         bound: Bound<'_>,
         work: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let on = |connection: &Connection| {
+        self.on(|connection| {
             let mut statement = connection.prepare_cached(sql)?;
             bind(&mut statement, bound)?;
             work(&mut statement)
-        };
+        })
+    }
+
+    fn on<T>(self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         match self {
-            Self::Reader(readers) => readers.with(on),
-            Self::Writer(connection) => Ok(on(connection)?),
+            Self::Reader(readers) => readers.with(work),
+            Self::Writer(connection) => Ok(work(connection)?),
         }
+    }
+}
+
+fn first<T: FromRow>(connection: &Connection, sql: &str, bound: Bound<'_>) -> rusqlite::Result<Option<T>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut statement, bound)?;
+    match statement.raw_query().next()? {
+        Some(row) => T::from_row(row).map(Some),
+        None => Ok(None),
     }
 }
 
