@@ -333,8 +333,8 @@ impl Db {
         }))
     }
 
-    /// A transaction of a single statement. It saves the two that begin and end one, and lands when the
-    /// statement has run, whatever becomes of the rest.
+    /// A transaction of a single statement. On PostgreSQL it saves the two that begin and end one, and lands
+    /// when the statement has run, whatever becomes of the rest.
     pub async fn begin_one(&self) -> Result<Tx> {
         Ok(Tx(match self {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),

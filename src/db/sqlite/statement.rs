@@ -77,10 +77,11 @@ impl On<'_> {
     pub fn read_large(self, at: Large<'_>, sql: &str, bound: Bound<'_>) -> Result<Option<Vec<u8>>> {
         in_place(|| {
             self.on(|connection| {
-                // Of one moment: the row may be about to go.
-                let moment = connection.unchecked_transaction()?;
-                let Some((row,)) = first::<(i64,)>(&moment, sql, bound)? else { return Ok(None) };
-                let blob = moment.blob_open(MAIN_DB, at.table, at.column, row, true)?;
+                // Of one moment, as in a transaction: the row may be about to go.
+                let alone = connection.is_autocommit();
+                let _moment = alone.then(|| connection.unchecked_transaction()).transpose()?;
+                let Some((row,)) = first::<(i64,)>(connection, sql, bound)? else { return Ok(None) };
+                let blob = connection.blob_open(MAIN_DB, at.table, at.column, row, true)?;
                 let mut content = vec![0; blob.len()];
                 blob.read_at_exact(&mut content, 0)?;
                 blob.close()?;
