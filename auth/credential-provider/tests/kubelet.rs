@@ -245,12 +245,12 @@ fn where_there_is_no_refresh_token_an_access_token_is_kept_for_less_than_it_live
     let scene = Scene::new();
     let body = json!({
         "access_token": "a", "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
-        "expires_in": 300, "scope": "repository:team/app:pull",
+        "expires_in": 300, "scope": "repository:*:pull",
     });
     scene.service.reply_once(Reply::json(200, &body));
     let answer = scene.run(&[]).answer();
-    assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Image"), &json!("240s")));
-    assert_eq!(answer["auth"][scene.image()]["password"], "a");
+    assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&json!("Registry"), &json!("240s")));
+    assert_eq!(answer["auth"][scene.service.host()]["password"], "a");
 }
 
 #[test]
