@@ -266,7 +266,9 @@ pub async fn keep_tail(mut tx: &mut Tx, id: &str, content: &[u8]) -> Result<()> 
                ON CONFLICT (upload_id) DO UPDATE SET content = excluded.content";
     match tx.driver() {
         Driver::Sqlite(on) => on.write_large(TAILS, zeros, &[&id, &signed(content.len() as u64)], content)?,
-        Driver::Postgres(on) => drop(sqlx::query(sql).bind(id).bind(content).execute(on).await?),
+        Driver::Postgres(on) => {
+            sqlx::query(sql).bind(id).bind(content).execute(on).await?;
+        }
     }
     Ok(())
 }
