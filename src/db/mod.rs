@@ -131,10 +131,6 @@ pub enum Error {
 }
 
 impl Error {
-    fn broken(error: tokio::task::JoinError) -> Self {
-        Self::Broken(error)
-    }
-
     fn closed() -> Self {
         sqlx::Error::PoolClosed.into()
     }
@@ -340,6 +336,15 @@ impl Db {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
             Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(pool.acquire().await?)),
         }))
+    }
+
+    /// Returns when all that can be read now survives a power cut: for an answer that promises what was only
+    /// looked at. PostgreSQL shows nothing before.
+    pub async fn settle(&self) -> Result<()> {
+        match self {
+            Self::Sqlite { writer, .. } => writer.settle().await,
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
     /// Answers whether the database answers.

@@ -135,7 +135,11 @@ impl Registry {
         // Most mounts are of a base image's layers, which are there since the first push.
         match self.confirm_blob(permit, digest).await {
             Err(RegistryError::BlobUnknown(_)) => {}
-            confirmed => return confirmed.map(Some),
+            confirmed => {
+                // It may be another push's that is only just committed.
+                self.db.settle().await?;
+                return confirmed.map(Some);
+            }
         }
         match again(|| self.commit_mount(permit.resource(), digest)).await {
             Ok(()) => Ok(Some(Blob { digest: found.digest, size_bytes: found.size_bytes })),

@@ -55,6 +55,11 @@ impl Log {
         self.commits.fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// The last commit that was counted.
+    pub(super) fn last(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
     /// Returns when a commit would survive a power cut.
     pub(super) async fn sync(self: Arc<Self>, commit: u64) -> Result<()> {
         loop {
@@ -89,7 +94,7 @@ impl Log {
         // Also if this ends in a panic: another one must take over.
         let mut turn = SyncTurn { file: Some(file), ended: &self.ended };
         let file = turn.file.as_mut().expect("it is taken when the turn ends");
-        let up_to = self.commits.load(Ordering::SeqCst);
+        let up_to = self.last();
         match sync(file, &self.path) {
             Ok(()) => drop(self.synced.fetch_max(up_to, Ordering::SeqCst)),
             Err(error) => {

@@ -44,7 +44,7 @@ pub(super) async fn open(path: &Path) -> Result<Db> {
         let readers = Readers { path, idle: std::sync::Mutex::new(Some(Vec::new())) };
         Ok(Db::Sqlite { reader: Arc::new(readers), writer })
     });
-    opened.await.map_err(Error::broken)?
+    opened.await.map_err(Error::Broken)?
 }
 
 /// Takes the file beside the database that says it is in use; the kernel lets go of it even after
@@ -148,6 +148,15 @@ impl Writer {
         self.log.works()
     }
 
+    /// Returns when all that readers see survives a power cut.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let turn = self.connection.lock().await;
+        // Whoever has a turn may have committed what is not counted yet: nobody has one now.
+        let commit = self.log.last();
+        drop(turn);
+        Arc::clone(&self.log).sync(commit).await
+    }
+
     pub(super) async fn migrate(&self) -> Result<()> {
         let connection = self.connection.lock().await;
         let options = SqliteConnectOptions::new().filename(&self.path).busy_timeout(BUSY_TIMEOUT);
@@ -181,7 +190,7 @@ impl WriterTurn {
 
     /// Ends the turn: what was written survives the end of the process.
     pub(super) async fn commit_lightly(self) -> Result<()> {
-        spawn_blocking(move || self.end()).await.map_err(Error::broken)?.map(drop)
+        spawn_blocking(move || self.end()).await.map_err(Error::Broken)?.map(drop)
     }
 
     /// Ends the turn, and returns when what was written survives a power cut.
@@ -189,7 +198,7 @@ impl WriterTurn {
         let log = Arc::clone(&self.log);
         let here = Arc::clone(&log);
         let end = move || self.end().inspect(|_| here.sync_here());
-        let commit = spawn_blocking(end).await.map_err(Error::broken)??;
+        let commit = spawn_blocking(end).await.map_err(Error::Broken)??;
         log.sync(commit).await
     }
 

@@ -38,7 +38,7 @@ pub trait FromRow: Sized {
 impl On<'_> {
     /// Runs a statement; the answer is how many rows it changed.
     pub fn execute(self, sql: &str, bound: Bound<'_>) -> Result<u64> {
-        self.run(sql, bound, |statement| Ok(statement.raw_execute()? as u64))
+        self.on(|connection| Ok(bind(connection, sql, bound)?.raw_execute()? as u64))
     }
 
     /// The first row, if there is one.
@@ -56,7 +56,8 @@ impl On<'_> {
     /// All rows.
     pub fn fetch_all<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<Vec<T>> {
         let is_read = matches!(self, Self::Reader(_));
-        let all = || self.run(sql, bound, |statement| statement.raw_query().mapped(T::from_row).collect());
+        let all =
+            || self.on(|connection| bind(connection, sql, bound)?.raw_query().mapped(T::from_row).collect());
         if is_read { in_place(all) } else { all() }
     }
 
@@ -90,19 +91,6 @@ impl On<'_> {
         })
     }
 
-    fn run<T>(
-        self,
-        sql: &str,
-        bound: Bound<'_>,
-        work: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
-        self.on(|connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            bind(&mut statement, bound)?;
-            work(&mut statement)
-        })
-    }
-
     fn on<T>(self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         match self {
             Self::Reader(readers) => readers.with(work),
@@ -112,16 +100,18 @@ impl On<'_> {
 }
 
 fn first<T: FromRow>(connection: &Connection, sql: &str, bound: Bound<'_>) -> rusqlite::Result<Option<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    bind(&mut statement, bound)?;
-    match statement.raw_query().next()? {
-        Some(row) => T::from_row(row).map(Some),
-        None => Ok(None),
-    }
+    let mut statement = bind(connection, sql, bound)?;
+    statement.raw_query().next()?.map(T::from_row).transpose()
 }
 
-/// SQLite numbers `$1` and `$2` in the order in which they come; both databases shall read them as numbers.
-fn bind(statement: &mut CachedStatement<'_>, bound: Bound<'_>) -> rusqlite::Result<()> {
+/// A statement that is ready to run. SQLite numbers `$1` and `$2` in the order in which they come; both
+/// databases shall read them as numbers.
+fn bind<'c>(
+    connection: &'c Connection,
+    sql: &str,
+    bound: Bound<'_>,
+) -> rusqlite::Result<CachedStatement<'c>> {
+    let mut statement = connection.prepare_cached(sql)?;
     for index in 1..=statement.parameter_count() {
         let name = statement.parameter_name(index).unwrap_or_default();
         let number: Option<usize> = name.strip_prefix('$').and_then(|number| number.parse().ok());
@@ -129,7 +119,7 @@ fn bind(statement: &mut CachedStatement<'_>, bound: Bound<'_>) -> rusqlite::Resu
         let value = value.ok_or_else(|| rusqlite::Error::InvalidParameterName(name.to_owned()))?;
         statement.raw_bind_parameter(index, value)?;
     }
-    Ok(())
+    Ok(statement)
 }
 
 /// Runs what may take a while where it holds no other request up.

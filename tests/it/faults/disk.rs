@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 
 use crate::{
     faults::wire::{Image, Way, Wire, blob},
-    harness::{Server, http},
+    harness::{Server, content::sha256, http},
 };
 
 async fn ready(server: &Server) -> StatusCode {
@@ -37,4 +37,21 @@ async fn nothing_is_written_to_an_index_that_the_disk_did_not_keep() {
     for (tag, image) in [("1", &before), ("2", &after)] {
         wire.pull("team/app", tag, image).await.expect("pull");
     }
+}
+
+#[tokio::test]
+async fn a_mount_of_what_is_there_is_answered_when_the_disk_has_all_that_was_seen() {
+    let mut server = Server::builder().on_disk().start().await;
+    let image = Image::new(1, [blob(1, 1_000)]);
+    Wire::to(&server).push("team/app", "1", &image, Way::Docker, None).await.expect("push");
+    server.restart_with(&[("FAILPOINTS", "db::sync=2*off->1*return->off")]).await;
+    let wire = Wire::to(&server);
+
+    // Committed, and not synced: nobody was promised a session.
+    wire.start("team/app").await.expect("a session");
+    let mounted = wire.mount("team/app", &sha256(&image.blobs[0]), "team/app").await;
+
+    let failure = format!("{:?}", mounted.expect_err("it is not durable"));
+    assert!(failure.contains("503") && failure.contains("UNAVAILABLE"), "{failure}");
+    assert_eq!(ready(&server).await, StatusCode::SERVICE_UNAVAILABLE);
 }
