@@ -74,9 +74,9 @@ async fn an_upload_goes_on_elsewhere_when_its_process_is_killed_in_the_middle_of
         let killed = there.patch(&location, reqwest::Body::wrap_stream(open));
         let kill = async {
             let mut index = Index::of(&second).await;
-            eventually("a multipart upload is open", async || {
-                let noted =
-                    "SELECT id FROM uploads WHERE multipart IS NOT NULL OR writer_multipart IS NOT NULL";
+            eventually("the request writes to a multipart upload", async || {
+                let noted = "SELECT id FROM uploads WHERE writer_until > 0
+                             AND (multipart IS NOT NULL OR writer_multipart IS NOT NULL)";
                 (!index.texts(noted).await.is_empty()).then_some(())
             })
             .await;
