@@ -19,7 +19,8 @@ pub struct Limits {
     /// The largest manifest taken; a larger one is answered 413. At most 4 MiB, which is what
     /// clients read.
     pub manifest_bytes: Size,
-    /// What all manifests on their way in or out may hold in memory. Beyond it they wait.
+    /// What all manifests and pages of referrers on their way in or out may hold in memory. Beyond it they
+    /// wait.
     pub manifest_memory: Size,
     /// The most tags one manifest push may set; more are answered 414.
     pub tags_per_push: usize,
@@ -57,8 +58,10 @@ impl Limits {
             (self.manifest_bytes.bytes() <= MANIFEST_BYTES, "limits.manifest_bytes must be at most 4MiB"),
             (self.manifest_bytes.bytes() >= 1024, "limits.manifest_bytes must be at least 1KiB"),
             (
-                self.manifest_memory.bytes() >= 4 * self.manifest_bytes.bytes(),
-                "limits.manifest_memory must be at least four times limits.manifest_bytes",
+                self.manifest_memory.bytes()
+                    >= 4 * self.manifest_bytes.bytes().max(self.referrers_page_bytes.bytes()),
+                "limits.manifest_memory must be at least four times limits.manifest_bytes and \
+                 limits.referrers_page_bytes",
             ),
             (self.upload_memory.bytes() >= 1024 * 1024, "limits.upload_memory must be at least 1MiB"),
             (self.tags_per_push >= 10, "limits.tags_per_push must be at least 10, as the spec asks"),

@@ -81,20 +81,44 @@ pub async fn entries_of_type(
         .bind(limit))
 }
 
-/// The descriptors of some referrers, with their digests.
+/// The descriptors of a subject's referrers after `last` up to `to`, with their digests and by them.
 pub async fn descriptors(
     mut on: impl Handle,
     repository_id: i64,
     subject: &Digest,
-    digests: &[&Digest],
+    last: &str,
+    to: &str,
 ) -> Result<Vec<(String, String)>> {
-    let sql = |list: &str| {
-        format!(
-            "SELECT digest, descriptor FROM referrers
-             WHERE repository_id = $1 AND subject = $2 AND digest IN ({list})"
-        )
-    };
-    query_in!(on, fetch_all, sqlx::query_as, sql, [repository_id, subject.as_str()], digests)
+    let sql = "SELECT digest, descriptor FROM referrers
+               WHERE repository_id = $1 AND subject = $2 AND digest > $3 AND digest <= $4
+               ORDER BY digest";
+    query!(on, fetch_all sqlx::query_as(sql)
+        .bind(repository_id)
+        .bind(subject.as_str())
+        .bind(last)
+        .bind(to))
+}
+
+/// The descriptors of a subject's referrers of one artifact type after `last` up to `to`, with their digests
+/// and by them.
+pub async fn descriptors_of_type(
+    mut on: impl Handle,
+    repository_id: i64,
+    subject: &Digest,
+    artifact_type: &str,
+    last: &str,
+    to: &str,
+) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT digest, descriptor FROM referrers
+               WHERE repository_id = $1 AND subject = $2 AND artifact_type = $3
+                 AND digest > $4 AND digest <= $5
+               ORDER BY digest";
+    query!(on, fetch_all sqlx::query_as(sql)
+        .bind(repository_id)
+        .bind(subject.as_str())
+        .bind(artifact_type)
+        .bind(last)
+        .bind(to))
 }
 
 /// Those of `digests` that refer to a subject by themselves.

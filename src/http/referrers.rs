@@ -17,6 +17,9 @@ use crate::registry::ReferrersQuery;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// Artifact types one request may ask for; each is a range of the index.
 const TYPES: usize = 32;
+/// What is around the descriptors.
+const AROUND: [&str; 2] =
+    [r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#, "]}"];
 
 /// An index of descriptors, also for a manifest nobody knows.
 pub(super) async fn list(
@@ -34,10 +37,15 @@ pub(super) async fn list(
     }
     let last = call.query.last().to_owned();
     let query = ReferrersQuery { subject: digest, artifact_types, last };
-    let page = call.app.registry().referrers(&permit, &query).await?;
-    let manifests = page.descriptors.join(",");
-    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{manifests}]}}"#);
-    let held = hold(&call.app.0.manifest_memory, text.len()).await;
+    let registry = call.app.registry();
+    let mut page = registry.find_referrers(&permit, &query).await?;
+    let (next, size_bytes) = (page.next.take(), usize::try_from(page.size_bytes).unwrap_or(usize::MAX));
+    // As rows, and as the text made of them.
+    let held = hold(&call.app.0.manifest_memory, size_bytes.saturating_mul(2)).await;
+    let mut text = String::with_capacity(size_bytes.saturating_add(AROUND.concat().len()));
+    text.push_str(AROUND[0]);
+    registry.read_referrers(&query, page, &mut text).await?;
+    text.push_str(AROUND[1]);
     let length = text.len();
     let mut response = json(OCI_INDEX, String::new());
     *response.body_mut() = HeldBody::body(text.into(), held);
@@ -46,7 +54,7 @@ pub(super) async fn list(
     if !query.artifact_types.is_empty() {
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
-    if let Some(next) = &page.next {
+    if let Some(next) = &next {
         let mut parameters: Vec<(&str, &str)> =
             query.artifact_types.iter().map(|each| ("artifactType", each.as_str())).collect();
         parameters.push(("last", next));

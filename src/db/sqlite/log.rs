@@ -83,13 +83,6 @@ impl Log {
         }
     }
 
-    /// Syncs on this thread, which may block, unless somebody does already.
-    pub(super) fn sync_here(&self) {
-        if let Ok(file) = Arc::clone(&self.file).try_lock_owned() {
-            self.sync_for_all(file);
-        }
-    }
-
     fn sync_for_all(&self, file: OwnedMutexGuard<Option<File>>) {
         // Also if this ends in a panic: another one must take over.
         let mut turn = SyncTurn { file: Some(file), ended: &self.ended };
@@ -97,11 +90,14 @@ impl Log {
         let up_to = self.last();
         match sync(file, &self.path) {
             Ok(()) => drop(self.synced.fetch_max(up_to, Ordering::SeqCst)),
-            Err(error) => {
-                tracing::error!(%error, "the disk did not keep the index; berth must be started again");
-                let _ = self.failed.set(Arc::new(error));
-            }
+            Err(error) => self.fail(error),
         }
+    }
+
+    /// From now on nothing is written.
+    pub(super) fn fail(&self, error: io::Error) {
+        tracing::error!(%error, "the disk did not keep the index; berth must be started again");
+        let _ = self.failed.set(Arc::new(error));
     }
 }
 

@@ -1,7 +1,8 @@
 //! SQLite: readers beside one writer, and one sync for many commits.
 //!
 //! A statement runs on the thread that asks: it takes microseconds, which a way to another thread and
-//! back would double (decision 0013). What writes to the disk, a commit, is done where it may block.
+//! back would double (decision 0013). So does a commit, which writes to the kernel's memory. What waits for
+//! the disk, a sync and the folding of the log into the database, is done where it may block.
 //!
 //! SQLite itself commits without a sync (`synchronous=NORMAL`). Whoever is to be told that their
 //! write stands waits for a sync of the log that began after their commit, and shares it with all
@@ -10,7 +11,9 @@
 mod log;
 mod statement;
 
+use std::cell::Cell;
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -30,6 +33,13 @@ use super::{Db, Error, Result};
 const READERS: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const STATEMENTS: usize = 200;
+/// Pages in the log from which on it is folded into the database.
+const LOG_PAGES: i32 = 1_000;
+
+thread_local! {
+    /// How long the log was after the last commit of this thread, in pages.
+    static LOGGED: Cell<i32> = const { Cell::new(0) };
+}
 
 /// Opens the file, makes it if it is not there, and refuses it if another process has it.
 pub(super) async fn open(path: &Path) -> Result<Db> {
@@ -124,6 +134,11 @@ impl Writer {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
              PRAGMA journal_size_limit = 67108864; SELECT COUNT(*) FROM sqlite_schema;",
         )?;
+        // Instead of SQLite's own hook, which would fold within a commit.
+        connection.wal_hook(Some(|_, pages| {
+            LOGGED.set(pages);
+            Ok(())
+        }));
         Ok(Self {
             path: path.to_owned(),
             connection: Arc::new(Mutex::new(Some(connection))),
@@ -190,23 +205,41 @@ impl WriterTurn {
 
     /// Ends the turn: what was written survives the end of the process.
     pub(super) async fn commit_lightly(self) -> Result<()> {
-        spawn_blocking(move || self.end()).await.map_err(Error::Broken)?.map(drop)
+        self.end().await.map(drop)
     }
 
     /// Ends the turn, and returns when what was written survives a power cut.
     pub(super) async fn commit(self) -> Result<()> {
         let log = Arc::clone(&self.log);
-        let here = Arc::clone(&log);
-        let end = move || self.end().inspect(|_| here.sync_here());
-        let commit = spawn_blocking(end).await.map_err(Error::Broken)??;
+        let commit = self.end().await?;
         log.sync(commit).await
     }
 
     /// Commits, and lets the next one write.
-    fn end(mut self) -> Result<u64> {
+    async fn end(mut self) -> Result<u64> {
+        LOGGED.set(0);
         self.run("COMMIT")?;
         self.open = false;
-        Ok(self.log.committed())
+        let commit = self.log.committed();
+        if LOGGED.get() >= LOG_PAGES {
+            // Nobody writes meanwhile, so that the log ends, and the next commit begins it anew.
+            spawn_blocking(move || self.fold()).await.map_err(Error::Broken)?;
+        }
+        Ok(commit)
+    }
+
+    /// Folds the log into the database as far as no reader needs it. Blocks.
+    fn fold(self) {
+        let folded = self.connection.as_ref().map(|connection| {
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| row.get::<_, i64>("busy"))
+        });
+        let Some(Err(error)) = folded else { return };
+        if error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure) {
+            // It syncs the log first, and a failure of that is told once.
+            self.log.fail(io::Error::other(error));
+        } else {
+            tracing::warn!(%error, "could not fold the log into the index; the next commit tries again");
+        }
     }
 }
 
