@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,9 +53,14 @@ impl Kind {
     }
 }
 
-/// The one a request comes from.
+/// The one a request comes from. A clone shares all that is known of it, until it is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+#[serde(transparent)]
+pub struct Identity(Arc<Known>);
+
+/// What is known of an [`Identity`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
     kind: Kind,
     name: String,
     /// The groups whoever vouches for it says it is in.
@@ -68,7 +75,7 @@ impl Identity {
     /// An identity by kind and name, without groups and attributes.
     pub fn new(kind: Kind, name: impl Into<String>) -> Self {
         let name = if kind == Kind::Anonymous { String::new() } else { name.into() };
-        Self { kind, name, groups: Vec::new(), attributes: BTreeMap::new() }
+        Self(Arc::new(Known { kind, name, groups: Vec::new(), attributes: BTreeMap::new() }))
     }
 
     /// Nobody said who they are.
@@ -120,6 +127,20 @@ impl Identity {
     /// Whether nobody said who they are.
     pub fn is_anonymous(&self) -> bool {
         self.kind == Kind::Anonymous
+    }
+}
+
+impl Deref for Identity {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.0
+    }
+}
+
+impl DerefMut for Identity {
+    fn deref_mut(&mut self) -> &mut Known {
+        Arc::make_mut(&mut self.0)
     }
 }
 

@@ -107,7 +107,9 @@ pub struct Login {
 /// All robots, by key.
 #[derive(Debug, Default)]
 pub struct Robots {
-    robots: Vec<Robot>,
+    list: Vec<Robot>,
+    /// Who each is, by name.
+    identities: HashMap<String, Identity>,
     /// The hash of each key, and which robot's which key it is.
     keys: HashMap<[u8; 32], (usize, usize)>,
 }
@@ -151,11 +153,11 @@ impl<'de> Deserialize<'de> for Moment {
 impl Robots {
     /// All of them, or which of them, the first being 0, has what wrong.
     pub(crate) fn new(robots: Vec<Robot>) -> Result<Self, (usize, String)> {
-        let mut keys = HashMap::new();
+        let (mut identities, mut keys) = (HashMap::new(), HashMap::new());
         for (at, robot) in robots.iter().enumerate() {
             let wrong = |why: String| (at, format!("robot {:?}: {why}", robot.name));
             check_name(&robot.name).map_err(wrong)?;
-            if robots[..at].iter().any(|other| other.name == robot.name) {
+            if identities.insert(robot.name.clone(), identity(robot)).is_some() {
                 return Err(wrong("another robot has the same name".into()));
             }
             if robot.secrets.len() > MAX_KEYS {
@@ -177,7 +179,7 @@ impl Robots {
                 }
             }
         }
-        Ok(Self { robots, keys })
+        Ok(Self { list: robots, identities, keys })
     }
 
     /// Who has this key. `name` is the user name that came with it, if one did.
@@ -210,7 +212,7 @@ impl Robots {
         client: Option<IpAddr>,
         now: i64,
     ) -> Result<Login, Refused> {
-        let robot = &self.robots[at];
+        let robot = &self.list[at];
         let expires = robot.secrets[which].expires;
         if let Some(said) = name.filter(|said| *said != robot.name) {
             return Err(Refused::OtherName { robot: robot.name.clone(), said: said.to_owned() });
@@ -223,17 +225,17 @@ impl Robots {
             let client = client.map(|client| client.to_canonical());
             return Err(Refused::Network { robot: robot.name.clone(), client });
         }
-        Ok(Login { identity: identity(robot), expires })
+        Ok(Login { identity: self.identities[&robot.name].clone(), expires })
     }
 
     /// Who the robot of that name is.
     pub fn find(&self, name: &str) -> Option<Identity> {
-        self.robots.iter().find(|robot| robot.name == name).map(identity)
+        self.identities.get(name).cloned()
     }
 
     /// Every key: whose, which of its keys (the first being 0), and when it stops to be good.
     pub fn keys(&self) -> impl Iterator<Item = (&str, usize, Option<Moment>)> {
-        self.robots.iter().flat_map(|robot| {
+        self.list.iter().flat_map(|robot| {
             let keys = robot.secrets.iter().enumerate();
             keys.map(|(which, key)| (robot.name.as_str(), which, key.expires))
         })
@@ -241,7 +243,7 @@ impl Robots {
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Robot> + Clone {
-        self.robots.iter()
+        self.list.iter()
     }
 }
 

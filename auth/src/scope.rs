@@ -6,6 +6,7 @@
 //! for all of them, and is for pulling alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,8 @@ pub struct TooManyScopes;
 /// What is asked for, or granted: permissions by repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
-    repositories: BTreeMap<String, Permissions>,
+    /// Clones share them.
+    repositories: Arc<BTreeMap<String, Permissions>>,
     /// `registry:catalog:*`.
     catalog: bool,
 }
@@ -51,7 +53,7 @@ impl Scope {
 
     /// A scope of one repository.
     pub fn of(repository: &str, permissions: Permissions) -> Self {
-        Self { repositories: [(repository.to_owned(), permissions)].into(), catalog: false }
+        Self { repositories: Arc::new([(repository.to_owned(), permissions)].into()), catalog: false }
     }
 
     /// What it holds for all repositories at once.
@@ -61,7 +63,7 @@ impl Scope {
 
     /// The scope of the catalog.
     pub fn of_catalog() -> Self {
-        Self { repositories: BTreeMap::new(), catalog: true }
+        Self { repositories: Arc::default(), catalog: true }
     }
 
     /// Reads scope parameters, each of which may hold several, separated by spaces.
@@ -87,7 +89,7 @@ impl Scope {
                 let asked: Permissions = words.filter_map(Permissions::of_word).collect();
                 // A node pulls what its pods name, and cannot say beforehand what that is; whoever writes can.
                 let asked = if name == EVERY { asked.intersection(Permissions::PULL) } else { asked };
-                let entry = self.repositories.entry(name.to_owned()).or_default();
+                let entry = Arc::make_mut(&mut self.repositories).entry(name.to_owned()).or_default();
                 *entry = entry.union(asked);
             }
             "registry" if name == "catalog" => self.catalog = true,
@@ -99,8 +101,9 @@ impl Scope {
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.catalog |= other.catalog;
-        for (name, permissions) in other.repositories {
-            let entry = self.repositories.entry(name).or_default();
+        let repositories = Arc::make_mut(&mut self.repositories);
+        for (name, permissions) in Arc::unwrap_or_clone(other.repositories) {
+            let entry = repositories.entry(name).or_default();
             *entry = entry.union(permissions);
         }
         self
@@ -130,11 +133,11 @@ impl Scope {
         every: Permissions,
         mut allowed: impl FnMut(&str) -> Permissions,
     ) -> Self {
-        let repositories = self.repositories.into_iter().filter_map(|(name, asked)| {
+        let repositories = Arc::unwrap_or_clone(self.repositories).into_iter().filter_map(|(name, asked)| {
             let granted = asked.intersection(if name == EVERY { every } else { allowed(&name) });
             (!granted.is_empty()).then_some((name, granted))
         });
-        Self { catalog: self.catalog && catalog, repositories: repositories.collect() }
+        Self { catalog: self.catalog && catalog, repositories: Arc::new(repositories.collect()) }
     }
 
     /// As a token holds it.

@@ -119,7 +119,9 @@ pub enum Refused {
 /// All people, by name.
 #[derive(Debug, Default)]
 pub struct Users {
-    users: HashMap<String, User>,
+    by_name: HashMap<String, User>,
+    /// Who each is, by name.
+    identities: HashMap<String, Identity>,
     /// A hash that costs what the users' cost and that no password has, for names nobody has.
     decoy: String,
 }
@@ -149,17 +151,23 @@ impl Users {
             dearest.p_cost(),
             "A".repeat(43)
         );
-        Ok(Self { users, decoy })
+        let identities = users.iter().map(|(name, user)| (name.clone(), identity(user))).collect();
+        Ok(Self { by_name: users, identities, decoy })
     }
 
     /// The one of that name.
     pub fn find(&self, name: &str) -> Option<&User> {
-        self.users.get(name)
+        self.by_name.get(name)
+    }
+
+    /// Who the one of that name is.
+    pub fn identity(&self, name: &str) -> Option<Identity> {
+        self.identities.get(name).cloned()
     }
 
     /// Each of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &User> + Clone {
-        self.users.values()
+        self.by_name.values()
     }
 }
 
@@ -226,7 +234,7 @@ impl Passwords {
         if password.len() > MAX_PASSWORD_BYTES || name.len() > MAX_PASSWORD_BYTES {
             return Err(Refused::Wrong);
         }
-        let user = users.users.get(name);
+        let user = users.by_name.get(name);
         let verdict = user.map(|user| self.verdict(user, password));
         let known = || verdict.filter(|verdict| self.remembers(verdict, now())).and(user).map(identity);
         // Before the tries are counted: who is in stays in, whatever others try with their name.

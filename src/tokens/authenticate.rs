@@ -49,16 +49,15 @@ impl Tokens {
         if robots::is_key(secret) {
             return self.by_key(secret, origin);
         }
+        // One that was verified before need not be taken apart to see whose it is.
+        if let Some(token) = self.0.verified.get(secret) {
+            return self.by_token(&token, grace);
+        }
         if looks_like_a_jwt(secret) {
-            let key = hash(secret);
-            let known = self.0.verified.get(&key);
-            // One that was verified before need not be taken apart to see whose it is.
-            if known.is_none() && unverified_issuer(secret).as_deref() != Some(ISSUER) {
+            if unverified_issuer(secret).as_deref() != Some(ISSUER) {
                 return self.by_issuer(secret).await;
             }
-            let token = self.in_force(known, key, secret, grace).await?;
-            let identity = self.as_of_now(&token.identity)?;
-            return Ok(Login::of_token(&token, identity));
+            return self.by_token(&*self.verify(secret).await?, grace);
         }
         if user.is_empty() {
             return Err(Refused::Credential("the token is of no kind that is known here".to_owned()));
@@ -68,44 +67,42 @@ impl Tokens {
 
     /// A token of ours, checked in full; its signature only once.
     pub async fn access(&self, text: &str, grace: Duration) -> Result<Arc<AccessToken>, Refused> {
-        let key = hash(text);
-        self.in_force(self.0.verified.get(&key), key, text, grace).await
+        let token = match self.0.verified.get(text) {
+            Some(token) => token,
+            None => self.verify(text).await?,
+        };
+        self.in_force(&token, grace)?;
+        Ok(token)
     }
 
-    async fn in_force(
-        &self,
-        known: Option<Arc<AccessToken>>,
-        key: [u8; 32],
-        text: &str,
-        grace: Duration,
-    ) -> Result<Arc<AccessToken>, Refused> {
-        let token = if let Some(token) = known {
-            token
-        } else {
-            let token = Arc::new(self.verify(text).await?);
-            self.0.verified.insert(key, Arc::clone(&token));
-            token
-        };
+    fn by_token(&self, token: &AccessToken, grace: Duration) -> Result<Login, Refused> {
+        self.in_force(token, grace)?;
+        Ok(Login::of_token(token, self.as_of_now(&token.identity)?))
+    }
+
+    /// Whether a token with a good signature is still, or not yet, or no longer good.
+    fn in_force(&self, token: &AccessToken, grace: Duration) -> Result<(), Refused> {
         token.check_time(self.0.clock.now(), grace)?;
-        if self.0.revoked.load().has(&token) {
+        if self.0.revoked.load().has(token) {
             return Err(Refused::Credential(format!(
                 "the token of {} was revoked; log in again",
                 token.identity
             )));
         }
-        Ok(token)
+        Ok(())
     }
 
-    async fn verify(&self, text: &str) -> Result<AccessToken, Refused> {
+    async fn verify(&self, text: &str) -> Result<Arc<AccessToken>, Refused> {
         let service = &self.0.settings.service;
-        match AccessToken::read(text, service, &self.0.keys.load_full()) {
+        let token = match AccessToken::read(text, service, &self.0.keys.load_full()) {
             // Made by another replica a moment ago, perhaps.
             Err(InvalidToken::UnknownKey) => {
                 self.look_again().await?;
-                Ok(AccessToken::read(text, service, &self.0.keys.load_full())?)
+                AccessToken::read(text, service, &self.0.keys.load_full())?
             }
-            read => Ok(read?),
-        }
+            read => read?,
+        };
+        Ok(self.0.verified.keep(text, token))
     }
 
     fn by_certificate(&self, origin: &Origin) -> Result<Login, Refused> {
@@ -186,7 +183,7 @@ impl Tokens {
     fn as_of_now(&self, identity: &Identity) -> Result<Identity, Refused> {
         let book = self.book();
         let found = match identity.kind() {
-            Kind::User => book.users.find(identity.name()).map(User::identity),
+            Kind::User => book.users.identity(identity.name()),
             Kind::Robot => book.robots.find(identity.name()),
             _ => Some(identity.clone()),
         };

@@ -8,6 +8,7 @@ mod authenticate;
 mod issue;
 mod keep;
 mod sessions;
+mod verified;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,18 +19,15 @@ use berth_auth::book::{Book, Shelf};
 use berth_auth::keys::{Jwk, KeyRing, Rotation};
 use berth_auth::token::{InvalidToken, LEEWAY};
 use berth_auth::users::Passwords;
-use berth_auth::{AccessToken, Certificates, Identity, Issuers, Scope};
-use moka::sync::Cache;
+use berth_auth::{Certificates, Identity, Issuers, Scope};
 use rustls_pki_types::CertificateDer;
 
 pub use self::issue::{Issued, IssuedSession};
 pub use self::keep::run;
 pub use self::sessions::Session;
+use self::verified::Verified;
 use crate::clock::Clock;
 use crate::db::{self, Db};
-
-/// Verified tokens that are remembered.
-const VERIFIED: u64 = 10_000;
 
 /// What the token service needs to know of its configuration.
 #[derive(Debug, Clone)]
@@ -89,8 +87,7 @@ struct Inner {
     keys: ArcSwap<KeyRing>,
     revoked: ArcSwap<keep::Revoked>,
     reload: tokio::sync::Mutex<i64>,
-    /// What signatures were found good, by the hash of the token: to check one costs more than all the rest.
-    verified: Cache<[u8; 32], Arc<AccessToken>>,
+    verified: Verified,
 }
 
 /// Where a request comes from.
@@ -208,7 +205,7 @@ impl Tokens {
             keys: ArcSwap::default(),
             revoked: ArcSwap::default(),
             reload: tokio::sync::Mutex::new(i64::MIN),
-            verified: Cache::new(VERIFIED),
+            verified: Verified::new(),
         }));
         tokens.keep().await?;
         Ok(tokens)
