@@ -322,10 +322,12 @@ impl Db {
     }
 
     /// Begins a transaction.
+    ///
+    /// What waits for a connection of PostgreSQL is large, and boxed: every request would have the room for it.
     pub async fn begin(&self) -> Result<Tx> {
         Ok(Tx(match self {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
-            Self::Postgres(pool) => Driver::Postgres(PostgresTx::Many(pool.begin().await?)),
+            Self::Postgres(pool) => Driver::Postgres(PostgresTx::Many(Box::pin(pool.begin()).await?)),
         }))
     }
 
@@ -334,7 +336,7 @@ impl Db {
     pub async fn begin_one(&self) -> Result<Tx> {
         Ok(Tx(match self {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
-            Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(pool.acquire().await?)),
+            Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(Box::pin(pool.acquire()).await?)),
         }))
     }
 

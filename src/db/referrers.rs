@@ -49,7 +49,7 @@ pub async fn entries(
     repository_id: i64,
     subject: &Digest,
     last: &str,
-    limit: i64,
+    limit: usize,
 ) -> Result<Vec<Entry>> {
     let sql = "SELECT digest, descriptor_bytes FROM referrers
                WHERE repository_id = $1 AND subject = $2 AND digest > $3
@@ -58,7 +58,7 @@ pub async fn entries(
         .bind(repository_id)
         .bind(subject.as_str())
         .bind(last)
-        .bind(limit))
+        .bind(signed(limit as u64)))
 }
 
 /// Referrers of a subject of one artifact type after `last`, by digest.
@@ -68,7 +68,7 @@ pub async fn entries_of_type(
     subject: &Digest,
     artifact_type: &str,
     last: &str,
-    limit: i64,
+    limit: usize,
 ) -> Result<Vec<Entry>> {
     let sql = "SELECT digest, descriptor_bytes FROM referrers
                WHERE repository_id = $1 AND subject = $2 AND artifact_type = $3 AND digest > $4
@@ -78,7 +78,7 @@ pub async fn entries_of_type(
         .bind(subject.as_str())
         .bind(artifact_type)
         .bind(last)
-        .bind(limit))
+        .bind(signed(limit as u64)))
 }
 
 /// The descriptors of a subject's referrers after `last` up to `to`, with their digests and by them.

@@ -38,13 +38,12 @@ pub(super) async fn list(
     let last = call.query.last().to_owned();
     let query = ReferrersQuery { subject: digest, artifact_types, last };
     let registry = call.app.registry();
-    let mut page = registry.find_referrers(&permit, &query).await?;
-    let (next, size_bytes) = (page.next.take(), usize::try_from(page.size_bytes).unwrap_or(usize::MAX));
-    // As rows, and as the text made of them.
-    let held = hold(&call.app.0.manifest_memory, size_bytes.saturating_mul(2)).await;
+    let page = registry.find_referrers(&permit, &query).await?;
+    let size_bytes = usize::try_from(page.size_bytes).unwrap_or(usize::MAX);
+    let held = hold(&call.app.0.manifest_memory, size_bytes).await;
     let mut text = String::with_capacity(size_bytes.saturating_add(AROUND.concat().len()));
     text.push_str(AROUND[0]);
-    registry.read_referrers(&query, page, &mut text).await?;
+    registry.read_referrers(&query, &page, &mut text).await?;
     text.push_str(AROUND[1]);
     let length = text.len();
     let mut response = json(OCI_INDEX, String::new());
@@ -54,7 +53,7 @@ pub(super) async fn list(
     if !query.artifact_types.is_empty() {
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
-    if let Some(next) = &next {
+    if let Some(next) = &page.next {
         let mut parameters: Vec<(&str, &str)> =
             query.artifact_types.iter().map(|each| ("artifactType", each.as_str())).collect();
         parameters.push(("last", next));

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use berth_auth::Pull;
 use berth_storage::Digest;
+use tokio::task::yield_now;
 
 use super::{Permit, Registry, RegistryError};
 use crate::db::{LIST, manifests, referrers, repositories};
@@ -14,8 +15,10 @@ use crate::oci::{Tag, manifest};
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
-/// Rows one page looks at, at most: more small descriptors than fit its bytes.
-const ROWS: i64 = 20_000;
+/// Rows one page has at most: more small descriptors than fit its bytes.
+const ROWS: usize = 20_000;
+/// Rows that are read in one go, before others have their turn.
+const AT_ONCE: usize = 500;
 /// Bytes around a descriptor in the answer: a comma.
 const BETWEEN: u64 = 1;
 
@@ -71,21 +74,48 @@ impl Registry {
 
     /// Those that name the subject themselves.
     async fn listed(&self, repository_id: i64, query: &ReferrersQuery) -> Result<Vec<Candidate>> {
-        let (subject, last) = (&query.subject, query.last.as_str());
-        let mut entries = Vec::new();
         if query.artifact_types.is_empty() {
-            entries = referrers::entries(&self.db, repository_id, subject, last, ROWS + 1).await?;
+            return self.entries(repository_id, query, None).await;
         }
+        let mut listed = Vec::new();
         for kind in query.storable_types() {
-            let more = referrers::entries_of_type(&self.db, repository_id, subject, kind, last, ROWS + 1);
-            entries.extend(more.await?);
+            listed.extend(self.entries(repository_id, query, Some(kind)).await?);
         }
-        let candidate = |entry: referrers::Entry| Candidate {
-            digest: entry.digest,
-            size_bytes: entry.descriptor_bytes,
-            text: None,
-        };
-        Ok(entries.into_iter().map(candidate).collect())
+        Ok(listed)
+    }
+
+    /// Those of one type, or of any: more than a page holds, if there are more.
+    async fn entries(
+        &self,
+        repository_id: i64,
+        query: &ReferrersQuery,
+        kind: Option<&str>,
+    ) -> Result<Vec<Candidate>> {
+        let (db, subject) = (&self.db, &query.subject);
+        let (mut listed, mut total) = (Vec::new(), 0);
+        let mut last = query.last.clone();
+        loop {
+            let some = match kind {
+                None => referrers::entries(db, repository_id, subject, &last, AT_ONCE).await?,
+                Some(kind) => {
+                    referrers::entries_of_type(db, repository_id, subject, kind, &last, AT_ONCE).await?
+                }
+            };
+            let is_end = some.len() < AT_ONCE;
+            total += some.iter().map(|entry| entry.descriptor_bytes + BETWEEN).sum::<u64>();
+            if let Some(entry) = some.last() {
+                last = entry.digest.to_string();
+            }
+            listed.extend(some.into_iter().map(|entry| Candidate {
+                digest: entry.digest,
+                size_bytes: entry.descriptor_bytes,
+                text: None,
+            }));
+            if is_end || total > self.settings.referrers_page_bytes || listed.len() > ROWS {
+                return Ok(listed);
+            }
+            yield_now().await;
+        }
     }
 
     /// Those that stand under the fallback tag alone.
@@ -124,7 +154,7 @@ impl Registry {
     /// Leaves as many as a page holds, and at least one. The answer is what to go on after.
     fn cut(&self, candidates: &mut Vec<Candidate>) -> Option<String> {
         let mut total = 0;
-        let fit = candidates.iter().take(usize::try_from(ROWS).unwrap_or(usize::MAX)).take_while(|candidate| {
+        let fit = candidates.iter().take(ROWS).take_while(|candidate| {
             total += candidate.size_bytes + BETWEEN;
             total <= self.settings.referrers_page_bytes
         });
@@ -140,36 +170,51 @@ impl Registry {
     pub async fn read_referrers(
         &self,
         query: &ReferrersQuery,
-        page: ReferrersPage,
+        page: &ReferrersPage,
         out: &mut String,
     ) -> Result<()> {
-        let ReferrersPage { repository_id, listed, .. } = page;
-        let Some(to) = listed.last().map(|last| last.digest.to_string()) else { return Ok(()) };
-        let (subject, last) = (&query.subject, query.last.as_str());
-        let mut texts = Vec::new();
-        if query.artifact_types.is_empty() {
-            texts = referrers::descriptors(&self.db, repository_id, subject, last, &to).await?;
-        }
-        for kind in query.storable_types() {
-            let more = referrers::descriptors_of_type(&self.db, repository_id, subject, kind, last, &to);
-            texts.extend(more.await?);
-        }
-        if query.artifact_types.len() > 1 {
-            texts.sort_unstable();
-        }
-        let mut texts = texts.into_iter().peekable();
+        let mut last = query.last.as_str();
         let mut between = "";
-        for candidate in listed {
-            let digest = candidate.digest.as_str();
-            // One that came between the two looks is on no page, and one that went is left out.
-            while texts.next_if(|(other, _)| other.as_str() < digest).is_some() {}
-            let own = texts.next_if(|(other, _)| other == digest).map(|(_, text)| text);
-            let Some(text) = candidate.text.or(own) else { continue };
-            out.push_str(between);
-            out.push_str(&text);
-            between = ",";
+        // Some at a time: as rows they are in memory a second time.
+        for listed in page.listed.chunks(AT_ONCE) {
+            let Some(to) = listed.last().map(|candidate| candidate.digest.as_str()) else { break };
+            let texts = self.descriptors(page.repository_id, query, last, to).await?;
+            let mut texts = texts.into_iter().peekable();
+            for Candidate { digest, text, .. } in listed {
+                // One that came between the two looks is on no page, and one that went is left out.
+                while texts.next_if(|(other, _)| other.as_str() < digest.as_str()).is_some() {}
+                let own = texts.next_if(|(other, _)| other == digest.as_str());
+                let own = own.as_ref().map(|(_, text)| text);
+                let Some(text) = text.as_ref().or(own) else { continue };
+                out.push_str(between);
+                out.push_str(text);
+                between = ",";
+            }
+            last = to;
+            yield_now().await;
         }
         Ok(())
+    }
+
+    /// The descriptors after `last` up to `to`, with their digests and by them.
+    async fn descriptors(
+        &self,
+        repository_id: i64,
+        query: &ReferrersQuery,
+        last: &str,
+        to: &str,
+    ) -> Result<Vec<(String, String)>> {
+        let subject = &query.subject;
+        if query.artifact_types.is_empty() {
+            return Ok(referrers::descriptors(&self.db, repository_id, subject, last, to).await?);
+        }
+        let mut texts = Vec::new();
+        for kind in query.storable_types() {
+            let more = referrers::descriptors_of_type(&self.db, repository_id, subject, kind, last, to);
+            texts.extend(more.await?);
+        }
+        texts.sort_unstable();
+        Ok(texts)
     }
 }
 

@@ -53,12 +53,9 @@ impl On<'_> {
         row.ok_or_else(|| Error::Sqlite(rusqlite::Error::QueryReturnedNoRows))
     }
 
-    /// All rows.
+    /// All rows. Who asks for thousands asks for some at a time: they are read on the thread of the request.
     pub fn fetch_all<T: FromRow>(self, sql: &str, bound: Bound<'_>) -> Result<Vec<T>> {
-        let is_read = matches!(self, Self::Reader(_));
-        let all =
-            || self.on(|connection| bind(connection, sql, bound)?.raw_query().mapped(T::from_row).collect());
-        if is_read { in_place(all) } else { all() }
+        self.on(|connection| bind(connection, sql, bound)?.raw_query().mapped(T::from_row).collect())
     }
 
     /// Writes a value of megabytes into a column of the row whose number a statement returns, which it
