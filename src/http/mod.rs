@@ -389,10 +389,15 @@ async fn dispatch(call: &Call<'_>, resource: Resource) -> Result<Response, HttpE
         (Resource::Blob { repository, digest }, "HEAD") => blobs::head(call, repository, &digest).await,
         (Resource::Blob { repository, digest }, "GET") => blobs::get(call, repository, &digest).await,
         (Resource::Blob { repository, digest }, "DELETE") => blobs::delete(call, repository, &digest).await,
-        (Resource::Uploads { repository }, "POST") => uploads::begin(call, repository).await,
+        // Boxed: reads, of which there are many more, would have the room for them.
+        (Resource::Uploads { repository }, "POST") => Box::pin(uploads::begin(call, repository)).await,
         (Resource::Upload { repository, id }, _) if read => uploads::status(call, repository, &id).await,
-        (Resource::Upload { repository, id }, "PATCH") => uploads::append(call, repository, &id).await,
-        (Resource::Upload { repository, id }, "PUT") => uploads::finish(call, repository, &id).await,
+        (Resource::Upload { repository, id }, "PATCH") => {
+            Box::pin(uploads::append(call, repository, &id)).await
+        }
+        (Resource::Upload { repository, id }, "PUT") => {
+            Box::pin(uploads::finish(call, repository, &id)).await
+        }
         (Resource::Upload { repository, id }, "DELETE") => uploads::cancel(call, repository, &id).await,
         (Resource::Manifest { repository, reference }, "HEAD") => {
             manifests::head(call, repository, &reference).await

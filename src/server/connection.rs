@@ -100,7 +100,8 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let ended = match self.certificates.clone() {
             None => self.serve_plain(stream, peer).await,
-            Some(certificates) => self.serve_tls(stream, peer, &certificates).await,
+            // Each kind of connection in a box: the room of all would be the largest's.
+            Some(certificates) => Box::pin(self.serve_tls(stream, peer, &certificates)).await,
         };
         if let Err(error) = ended {
             // Clients hang up, and docker tries TLS first: nothing anyone must act on.
@@ -116,7 +117,7 @@ impl Door {
         let files = Files::default();
         let mut beside = Beside { peer, files: None };
         if speaks_http2 {
-            return Ok(self.serve_http2(stream, beside).await?);
+            return Ok(Box::pin(self.serve_http2(stream, beside)).await?);
         }
         beside.files = Some(files.clone());
         Ok(self.serve_http1(FileStream::new(stream, files), beside).await?)
@@ -134,9 +135,9 @@ impl Door {
         let Accepted::Tls { stream, speaks_http2, certificates } = accepted? else { return Ok(()) };
         let beside = Beside { peer: Peer { tls: true, certificates, ..peer }, files: None };
         let served = if speaks_http2 {
-            self.serve_http2(stream, beside).await
+            Box::pin(self.serve_http2(stream, beside)).await
         } else {
-            self.serve_http1(stream, beside).await
+            Box::pin(self.serve_http1(stream, beside)).await
         };
         Ok(served?)
     }
