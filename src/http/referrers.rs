@@ -17,9 +17,6 @@ use crate::registry::ReferrersQuery;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// Artifact types one request may ask for; each is a range of the index.
 const TYPES: usize = 32;
-/// What is around the descriptors.
-const AROUND: [&str; 2] =
-    [r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#, "]}"];
 
 /// An index of descriptors, also for a manifest nobody knows.
 pub(super) async fn list(
@@ -41,10 +38,11 @@ pub(super) async fn list(
     let page = registry.find_referrers(&permit, &query).await?;
     let size_bytes = usize::try_from(page.size_bytes).unwrap_or(usize::MAX);
     let held = hold(&call.app.0.manifest_memory, size_bytes).await;
-    let mut text = String::with_capacity(size_bytes.saturating_add(AROUND.concat().len()));
-    text.push_str(AROUND[0]);
+    let mut text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
+    let end = "]}";
+    text.reserve_exact(size_bytes.saturating_add(end.len()));
     registry.read_referrers(&query, &page, &mut text).await?;
-    text.push_str(AROUND[1]);
+    text.push_str(end);
     let length = text.len();
     let mut response = json(OCI_INDEX, String::new());
     *response.body_mut() = HeldBody::body(text.into(), held);

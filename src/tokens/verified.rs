@@ -14,7 +14,7 @@ const REST_BYTES: usize = 1024;
 ///
 /// Two tokens with one signature are the same text or not both good, so that the text is compared, and never
 /// hashed.
-pub(super) struct Verified(Cache<Box<str>, Entry>);
+pub(super) struct Verified(Cache<Arc<str>, Entry>);
 
 #[derive(Clone)]
 struct Entry {
@@ -24,7 +24,7 @@ struct Entry {
 
 impl Verified {
     pub(super) fn new() -> Self {
-        let weigh = |_: &Box<str>, entry: &Entry| {
+        let weigh = |_: &Arc<str>, entry: &Entry| {
             u32::try_from(2 * entry.text.len() + REST_BYTES).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().weigher(weigh).max_capacity(MOST_BYTES).build())
