@@ -58,6 +58,8 @@ pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<Repo
             done.extend(servers);
         }
     }
+    eprintln!("removing what the servers wrote");
+    drop(done);
     Ok(Report {
         plan: plan.clone(),
         command,
