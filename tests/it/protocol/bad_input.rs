@@ -354,7 +354,8 @@ async fn bad_requests_cost_no_memory_that_stays() {
         berth.send("PATCH", &location, &[("content-range", "5-9")], "12345").await.is(416);
         berth.ask("DELETE", &location).await.is(204);
     };
-    for _ in 0..5 {
+    // Every thread has had such bodies once, and its allocator keeps room for the next.
+    for _ in 0..20 {
         round().await;
     }
     let before = berth.server.rss_bytes();
@@ -364,7 +365,8 @@ async fn bad_requests_cost_no_memory_that_stays() {
     }
 
     let after = berth.server.rss_bytes();
-    assert!(after < before + 24 * 1024 * 1024, "{before} bytes became {after}");
+    // Sixty rounds send 470 MiB; one body of a round that stayed would be 230.
+    assert!(after < before + 64 * 1024 * 1024, "{before} bytes became {after}");
     assert_eq!(berth.repository("team/app").digest("v1").await, image.digest);
     assert!(!berth.server.said().contains("ERROR"), "{}", berth.server.said());
     berth.ask("HEAD", &format!("/v2/team/app/blobs/{}", sha256(b"none"))).await.is(404);
