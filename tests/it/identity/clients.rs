@@ -50,7 +50,9 @@ impl Harbour {
             cluster.ca_file().display(),
             reader.display()
         );
-        let berth = Berth::of(Server::builder().config(&config).tls().start().await);
+        // Where a client fails, its requests are shown.
+        let server = Server::builder().config(&config).env("BERTH_LOG__LEVEL", "info,berth=debug");
+        let berth = Berth::of(server.tls().start().await);
         let namespace = cluster.namespace().await;
         cluster.service_account(&namespace, "builder").await;
         let token = cluster.token(&TokenRequest::of(&namespace, "builder").audience("registry.test")).await;
@@ -229,8 +231,9 @@ async fn containerd_pushes_and_pulls_with_every_kind_of_secret_and_a_hosts_toml(
         let mut tar = tar::Builder::new(fs::File::create(&archive).expect("create the archive"));
         tar.append_dir_all(".", layout.folder()).expect("write the archive");
         tar.finish().expect("finish the archive");
-        let ctr =
-            async |arguments: &[&str]| bench.run("ctr", &[&["--address", &socket], arguments].concat()).await;
+        let ctr = async |arguments: &[&str]| {
+            bench.run("ctr", &[&["--debug", "--address", &socket], arguments].concat()).await
+        };
         ctr(&["images", "import", "--no-unpack", "--base-name", &name, &archive]).await;
         let credentials = format!("{user}:{secret}");
         ctr(&["images", "push", "--hosts-dir", &hosts, "--user", &credentials, &reference]).await;
