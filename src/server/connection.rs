@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::files::FileStream;
+use super::linger::Linger;
 use super::streams::Streams;
 use super::tls::{Accepted, Certificates};
 use crate::http::{Files, Peer};
@@ -33,6 +34,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const STREAMS: u32 = 250;
 /// How often a silent HTTP/2 connection is asked whether it lives.
 const PING: Duration = Duration::from_secs(20);
+
+type Io<S> = TokioIo<Pin<Box<TimeoutStream<Linger<S>>>>>;
 
 /// How connections are taken.
 #[derive(Clone)]
@@ -142,7 +145,11 @@ impl Door {
         Ok(served?)
     }
 
-    async fn serve_http1(&self, stream: impl AsyncRead + AsyncWrite, beside: Beside) -> hyper::Result<()> {
+    async fn serve_http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        beside: Beside,
+    ) -> hyper::Result<()> {
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             let router = self.router.clone();
             beside.put(request.extensions_mut());
@@ -164,14 +171,18 @@ impl Door {
         connection.await
     }
 
-    /// The stream with its limit on how long a client may not read.
-    fn io<S: AsyncRead + AsyncWrite>(&self, stream: S) -> TokioIo<Pin<Box<TimeoutStream<S>>>> {
-        let mut stream = TimeoutStream::new(stream);
+    /// The stream with its limit on how long a client may not read, closed so that the client has read all.
+    fn io<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Io<S> {
+        let mut stream = TimeoutStream::new(Linger::new(stream));
         stream.set_write_timeout(Some(self.idle_timeout));
         TokioIo::new(Box::pin(stream))
     }
 
-    async fn serve_http2(&self, stream: impl AsyncRead + AsyncWrite, beside: Beside) -> hyper::Result<()> {
+    async fn serve_http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        beside: Beside,
+    ) -> hyper::Result<()> {
         let streams = Streams::default();
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             beside.put(request.extensions_mut());

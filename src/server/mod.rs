@@ -4,6 +4,7 @@ mod connection;
 pub mod control;
 mod files;
 mod identity;
+mod linger;
 mod storage;
 mod streams;
 mod tls;

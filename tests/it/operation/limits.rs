@@ -164,6 +164,20 @@ async fn a_client_that_stops_reading_is_cut() {
     assert!(wire.rest().await.len() < bytes.len(), "a download that was cut does not look whole");
 }
 
+#[tokio::test]
+async fn a_last_answer_arrives_whole_though_the_client_said_more_than_is_read() {
+    let server = Server::builder().start().await;
+    let bytes = content::bytes(1, 150_000);
+    let digest = server.repository("team/app").push_blob(&bytes).await;
+    let mut wire = Wire::connect(server.host()).await;
+    let request = format!("GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    wire.send([request.as_bytes(), &[b'x'; 400_000]].concat()).await;
+    // Meanwhile the server has handed all of it to the socket.
+    sleep(Duration::from_secs(1)).await;
+    assert!(wire.head().await.starts_with("HTTP/1.1 200"));
+    assert!(wire.rest().await == bytes, "nothing of it is lost");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_open_sessions_cost_next_to_nothing_and_expire() {
     let config = "[uploads]\nttl = \"20s\"\n[gc]\ninterval = \"1s\"";
