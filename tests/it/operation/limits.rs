@@ -171,7 +171,7 @@ async fn a_last_answer_arrives_whole_though_the_client_said_more_than_is_read() 
     let digest = server.repository("team/app").push_blob(&bytes).await;
     let mut wire = Wire::connect(server.host()).await;
     let request = format!("GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    wire.send([request.as_bytes(), &[b'x'; 400_000]].concat()).await;
+    wire.send([request.into_bytes(), vec![b'x'; 400_000]].concat()).await;
     // Meanwhile the server has handed all of it to the socket.
     sleep(Duration::from_secs(1)).await;
     assert!(wire.head().await.starts_with("HTTP/1.1 200"));
