@@ -20,6 +20,7 @@ pub struct Http {
     /// so long without a new request.
     pub header_timeout: Span,
     /// How long a body may be silent, in either direction. There is no limit on how long it takes.
+    /// After the last answer of a connection a client has 2 s to close its side.
     pub idle_timeout: Span,
     /// The networks of the proxies and load balancers in front, as `["10.0.0.0/8"]`: what they say of a
     /// client's address (`X-Forwarded-For`) is believed, and nobody else's word is.

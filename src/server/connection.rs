@@ -35,6 +35,7 @@ const STREAMS: u32 = 250;
 /// How often a silent HTTP/2 connection is asked whether it lives.
 const PING: Duration = Duration::from_secs(20);
 
+/// What hyper reads from and writes to.
 type Io<S> = TokioIo<Pin<Box<TimeoutStream<Linger<S>>>>>;
 
 /// How connections are taken.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long a client may take to close its side.
+/// How long a client may take to close its side. The reference says so at `http.idle_timeout`.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A stream whose shutdown waits for the other side's, for a bounded time.
