@@ -48,6 +48,10 @@ enum Command {
     Logout(login::Logout),
 }
 
+/// Threads for what blocks, files above all; the rest waits its turn. Each keeps some memory of its own: when
+/// a thousand nodes pull at once, hundreds would be made for some milliseconds of work.
+const BLOCKING_THREADS: usize = 64;
+
 /// Where the configuration comes from.
 #[derive(Debug, Clone, Args)]
 struct Source {
@@ -103,7 +107,10 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         let command = self.command;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .build()?;
         runtime.block_on(async {
             match command {
                 Command::Serve(serve) => Box::pin(serve.run()).await,

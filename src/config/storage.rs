@@ -14,7 +14,8 @@ use super::{ConfigError, Network, Secret, Size, Span, values};
 pub struct Storage {
     /// What kind of store it is: `filesystem`, `s3`, `azure` or `gcs`.
     pub kind: StorageKind,
-    /// The folder of a filesystem store; `objects` in the data folder unless set.
+    /// The folder of a filesystem store; `objects` in the data folder unless set. At most 64 threads wait for
+    /// its disk at a time.
     pub path: Option<PathBuf>,
     /// What stands before every object's name in a bucket, so that several registries can share one.
     pub prefix: Option<String>,

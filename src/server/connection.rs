@@ -25,9 +25,8 @@ use super::streams::Streams;
 use super::tls::{Accepted, Certificates};
 use crate::http::{Files, Peer};
 
-/// What a reader has ready in one go at most; also the longest request head hyper takes in. Two hundred
-/// uploads hold two hundred of them.
-const READ_BUFFER: usize = 128 * 1024;
+/// The longest request head hyper takes in.
+const HEAD_BYTES: usize = 128 * 1024;
 /// Windows of HTTP/2, wide enough for long ways, narrow enough for many connections.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -162,7 +161,7 @@ impl Door {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(self.header_timeout)
-                .max_buf_size(READ_BUFFER)
+                .max_buf_size(HEAD_BYTES)
                 .serve_connection(self.io(stream), service)
         );
         tokio::select! {

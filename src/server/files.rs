@@ -4,12 +4,18 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::BufMut as _;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::io::poll_read_buf;
 
 use crate::http::Files;
 use crate::registry::FileRange;
+
+/// Read in one go at most. hyper keeps a buffer for each connection, also while its client is silent, and
+/// doubles it whenever a read fills it: this way it ends at 64 KiB.
+const READ_BYTES: usize = 64 * 1024 - 1;
 
 /// Sends the bytes it is given, and for a stand-in ([`Files`]) the file's.
 pub(super) struct FileStream {
@@ -74,7 +80,8 @@ impl AsyncRead for FileStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let stream = Pin::new(&mut self.stream);
+        poll_read_buf(stream, context, &mut buffer.limit(READ_BYTES)).map_ok(drop)
     }
 }
 

@@ -96,7 +96,7 @@ impl Filesystem {
     ) -> Result<PieceStream, StoreError> {
         let (path, key, buffers) = (self.path(key), key.clone(), Arc::clone(&self.0.buffers));
         let reading = blocking("open an object", move || {
-            // The first piece is read on the same thread: a small blob costs one hop.
+            // What the disk has to be asked for is read on the same thread: a small blob costs one hop.
             Reading::begin(open_whole(&path, &key, size_bytes)?, range, unread_bytes, buffers)
         })
         .await?;

@@ -97,7 +97,10 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins, with the first piece where it must be read. Blocks.
+    /// Begins, with the first piece where the disk has to be asked for it. Blocks.
+    ///
+    /// What is in memory is read when it is about to be sent: of a thousand downloads that begin at once,
+    /// those that wait for their turn hold no buffer.
     pub(super) fn begin(
         file: File,
         range: Range<u64>,
@@ -106,7 +109,7 @@ impl Reading {
     ) -> Result<Self, StoreError> {
         let (file, rest) = (Arc::new(file), range);
         let mut reading = Self { file, buffers, rest, unread_bytes, ready: None, ahead: None };
-        if !reading.rest.is_empty() && reading.cached_bytes() == 0 {
+        if !reading.rest.is_empty() && !is_cached(&reading.file, reading.rest.start) {
             let (at, buffer) = reading.next_piece();
             reading.ready =
                 Some(fill(&reading.file, at, buffer, 0).map_err(StoreError::io("read an object"))?);
