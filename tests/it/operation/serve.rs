@@ -221,7 +221,7 @@ async fn an_interrupt_ends_the_server_as_well() {
 async fn a_client_of_http2_is_served_without_asking_first() {
     let server = Server::start().await;
     let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().timeout(PATIENCE);
-    let client = client.build().expect("a client without TLS has nothing to load");
+    let client = client.tls_certs_only([]).build().expect("a client that trusts nobody has nothing to load");
     let bytes = content::bytes(1, 5_000_000);
     let digest = content::sha256(&bytes);
     let repository = server.repository("team/app");

@@ -63,8 +63,8 @@ async fn two_hundred_uploads_at_once_stay_within_their_memory_and_none_fails() {
 
 /// Every other one as docker does, the rest as containerd.
 async fn push(server: &Server, number: usize, pieces: Vec<Bytes>, digest: String) {
-    let client = Client::builder().no_proxy().read_timeout(Duration::from_hours(1)).build();
-    let client = client.expect("a client without TLS has nothing to load");
+    let client = Client::builder().no_proxy().read_timeout(Duration::from_hours(1)).tls_certs_only([]);
+    let client = client.build().expect("a client that trusts nobody has nothing to load");
     let url = server.repository(&format!("team/{number}")).url("blobs/uploads/");
     let begun = client.post(url).send().await.expect("POST");
     let location = begun.headers()["location"].to_str().expect("a location is text");
