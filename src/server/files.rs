@@ -14,7 +14,7 @@ use crate::http::Files;
 use crate::registry::FileRange;
 
 /// Read in one go at most. hyper keeps a buffer for each connection, also while its client is silent, and
-/// doubles it whenever a read fills it: this way it ends at 64 KiB.
+/// doubles it whenever a read fills it: this way it ends at 64 KiB. TLS hands out a record or two at a time.
 const READ_BYTES: usize = 64 * 1024 - 1;
 
 /// Sends the bytes it is given, and for a stand-in ([`Files`]) the file's.

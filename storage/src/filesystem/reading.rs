@@ -350,6 +350,7 @@ mod tests {
     async fn what_is_small_is_read_with_the_look_at_it() {
         let (file, bytes) = file();
         let reading = Reading::begin(file, 0..1000, 4 * LARGE_BYTES, Buffers::new(4 * PIECE)).unwrap();
+        assert!(reading.ready.is_none(), "a download that waits for its turn holds a buffer");
         let (piece, _) = reading.next().await.unwrap();
         let Ok(Piece::Bytes(piece)) = piece else { panic!("a small piece is bytes") };
         assert!(piece == bytes[..1000]);
