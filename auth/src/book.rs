@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -415,6 +416,11 @@ impl Shelf {
     /// The book in force. Cheap; a request should ask once, so that it sees one book.
     pub fn book(&self) -> Arc<Book> {
         self.current.load_full()
+    }
+
+    /// The book in force, for a moment: to be looked into, and not to be kept.
+    pub fn read(&self) -> impl Deref<Target = Arc<Book>> {
+        self.current.load()
     }
 
     /// Whether what the files hold is not in force because it is bad.

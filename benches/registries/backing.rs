@@ -21,6 +21,8 @@ pub enum Group {
     Postgres,
     /// Berth with SQLite and with PostgreSQL, over buckets
     PostgresStorage,
+    /// Berth with PostgreSQL, more and more replicas, each with a fifth of a core: needs root
+    Replicas,
     /// Berth alone, each load at three sizes
     Growth,
 }
@@ -31,6 +33,9 @@ impl Group {
         matches!(self, Self::Storage | Self::PostgresStorage)
     }
 }
+
+/// How much of a core each replica has where their number is what is looked at, in percent.
+pub const SHARE_PERCENT: u32 = 20;
 
 /// A bucket, and what a server needs to know to use it.
 pub struct Bucket {
@@ -46,10 +51,13 @@ pub struct Bucket {
 pub struct Place {
     pub bucket: Option<Bucket>,
     pub database: Option<String>,
+    /// How much of a core each process has, in percent.
+    pub share: Option<u32>,
 }
 
 /// What is behind the servers of a run.
 pub struct Backing {
+    share: Option<u32>,
     seaweedfs: Option<SeaweedFs>,
     postgres: Option<Postgres>,
     // Behind the server, which is to end first.
@@ -59,7 +67,8 @@ pub struct Backing {
 impl Backing {
     /// Starts what the servers need, with its data under `parent`.
     pub async fn start(group: Group, servers: &[Kind], parent: &Path) -> Result<Self> {
-        let mut backing = Self { seaweedfs: None, postgres: None, data: None };
+        let share = (group == Group::Replicas).then_some(SHARE_PERCENT);
+        let mut backing = Self { share, seaweedfs: None, postgres: None, data: None };
         if group.has_buckets() {
             ensure!(tools::tool("weed").is_some(), "weed is not installed: run scripts/install-bench-tools");
             let data = tempfile::Builder::new().prefix("seaweedfs-").tempdir_in(parent)?;
@@ -88,7 +97,7 @@ impl Backing {
             Some(postgres) if kind.needs_postgres() => Some(postgres.fresh_database()?),
             _ => None,
         };
-        Ok(Place { bucket, database })
+        Ok(Place { bucket, database, share: self.share })
     }
 
     /// Takes a bucket back, and the room on the disk that it took.

@@ -106,6 +106,19 @@ pub async fn pull_image(connection: &mut Connection, image: &Image) -> Result<()
     Ok(())
 }
 
+/// What becomes of an image that was pushed: looked for by its tag, listed, asked for what refers to it, pulled.
+pub async fn use_image(connection: &mut Connection, image: &Image) -> Result<()> {
+    let Image { repository, tag, manifest, .. } = image;
+    let path = manifest_path(repository, tag);
+    let answer = connection.send(Method::HEAD, &path, None, Payload::empty()).await?;
+    answer.require(200)?.require_digest(&manifest.digest)?;
+    for list in ["tags/list?n=100".to_owned(), format!("referrers/{}", manifest.digest)] {
+        let path = format!("/v2/{repository}/{list}");
+        connection.send(Method::GET, &path, None, Payload::empty()).await?.require(200)?;
+    }
+    pull_image(connection, image).await
+}
+
 /// Pulls a large blob and counts its bytes.
 pub async fn pull_large(
     connection: &mut Connection,

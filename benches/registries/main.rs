@@ -25,6 +25,7 @@ mod ratios;
 mod report;
 mod run;
 mod servers;
+mod share;
 mod syncs;
 mod table;
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -48,6 +49,9 @@ pub struct Report {
     /// What is to be said of what is behind the servers.
     pub backing: Option<String>,
 }
+
+/// Rounds so long show whether memory grows.
+const LONG: Duration = Duration::from_secs(30);
 
 /// A figure of a round.
 type Metric = fn(&Sample) -> Option<f64>;
@@ -139,6 +143,7 @@ impl Report {
         let idle = self.idle.iter().map(|bytes| Spread::of(std::iter::once(mebibytes(*bytes))));
         memory.insert(0, Row { label: "none: idle".to_owned(), unit: "MiB", figures: idle.collect() });
         MEMORY.render(&mut text, &self.plan.servers, &memory);
+        self.over_time(&mut text);
         self.table(&mut text, CLIENT_TIME, |_| ("cores", 1.0), |sample| Some(sample.client_share));
         self.notes(&mut text);
         text
@@ -149,6 +154,7 @@ impl Report {
             Group::Filesystem | Group::Growth => "Berth beside other registries",
             Group::Storage => "Berth beside other registries, over object storage",
             Group::Postgres => "Berth with SQLite and with PostgreSQL",
+            Group::Replicas => "More replicas of Berth",
             Group::PostgresStorage => "Berth with SQLite and with PostgreSQL, over object storage",
         }
     }
@@ -312,11 +318,33 @@ impl Report {
         }
     }
 
+    /// Whether memory grows while a load lasts, where it lasts long enough to see it.
+    fn over_time(&self, text: &mut String) {
+        if self.plan.lasting < LONG {
+            return;
+        }
+        text.push_str("## Peak memory, round by round\n\nMiB, in the order of time.\n\n");
+        for outcome in &self.outcomes {
+            for column in outcome.columns.iter().filter(|column| !column.samples.is_empty()) {
+                let peaks = column.samples.iter().filter_map(PEAK).map(figure).collect::<Vec<_>>();
+                let _ = writeln!(
+                    text,
+                    "- {}, {}: {}",
+                    outcome.load.title(),
+                    column.kind.name(),
+                    peaks.join(", ")
+                );
+            }
+        }
+        text.push('\n');
+    }
+
     fn notes(&self, text: &mut String) {
         text.push_str("## Notes\n\n");
         text.push_str(match self.plan.group {
             Group::Storage => STORAGE_NOTES,
             Group::Postgres | Group::PostgresStorage => POSTGRES_NOTES,
+            Group::Replicas => REPLICAS_NOTES,
             Group::Filesystem | Group::Growth => NOTES,
         });
         if let Some(said) = &self.backing {
@@ -388,6 +416,7 @@ const CLIENT_TIME: Table = Table {
 const NOTES: &str = include_str!("notes.md");
 const STORAGE_NOTES: &str = include_str!("storage_notes.md");
 const POSTGRES_NOTES: &str = include_str!("postgres_notes.md");
+const REPLICAS_NOTES: &str = include_str!("replicas_notes.md");
 
 /// Bytes in MiB.
 pub fn mebibytes(value: u64) -> f64 {

@@ -223,7 +223,8 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = std::time::Instant::now();
     let mut response = if matches!(method, Method::GET | Method::HEAD) {
-        answer(app, request, &id).await
+        // Boxed as the others are: they would have the room for it.
+        Box::pin(answer(app, request, &id)).await
     } else {
         // The client may hang up: what was begun ends in a known state all the same.
         let (tasks, id) = (app.0.tasks.clone(), id.clone());
@@ -380,16 +381,18 @@ fn checked(app: &App, head: &Parts) -> Result<(Resource, Query), HttpError> {
 async fn dispatch(call: &Call<'_>, resource: Resource) -> Result<Response, HttpError> {
     let read = matches!(call.head.method, Method::GET | Method::HEAD);
     match (resource, call.head.method.as_str()) {
+        // What is boxed is large: the others, of which there are many more, would have the room for it.
         (Resource::Base, _) if read => Ok(base()),
         (Resource::Catalog, _) if read => catalog::list(call).await,
         (Resource::Tags { repository }, _) if read => tags::list(call, repository).await,
         (Resource::Referrers { repository, digest }, _) if read => {
-            referrers::list(call, repository, digest).await
+            Box::pin(referrers::list(call, repository, digest)).await
         }
         (Resource::Blob { repository, digest }, "HEAD") => blobs::head(call, repository, &digest).await,
-        (Resource::Blob { repository, digest }, "GET") => blobs::get(call, repository, &digest).await,
+        (Resource::Blob { repository, digest }, "GET") => {
+            Box::pin(blobs::get(call, repository, &digest)).await
+        }
         (Resource::Blob { repository, digest }, "DELETE") => blobs::delete(call, repository, &digest).await,
-        // Boxed: reads, of which there are many more, would have the room for them.
         (Resource::Uploads { repository }, "POST") => Box::pin(uploads::begin(call, repository)).await,
         (Resource::Upload { repository, id }, _) if read => uploads::status(call, repository, &id).await,
         (Resource::Upload { repository, id }, "PATCH") => {
@@ -406,7 +409,7 @@ async fn dispatch(call: &Call<'_>, resource: Resource) -> Result<Response, HttpE
             manifests::get(call, repository, &reference).await
         }
         (Resource::Manifest { repository, reference }, "PUT") => {
-            manifests::put(call, repository, reference).await
+            Box::pin(manifests::put(call, repository, reference)).await
         }
         (Resource::Manifest { repository, reference }, "DELETE") => {
             manifests::delete(call, repository, reference).await

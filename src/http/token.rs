@@ -31,7 +31,7 @@ type Result<T> = std::result::Result<T, HttpError>;
 struct Asked<'a> {
     tokens: &'a Tokens,
     origin: Origin,
-    header: Credential,
+    header: Credential<'a>,
     parameters: Query,
     request_id: &'a str,
 }
@@ -57,7 +57,7 @@ pub(super) async fn exchange(State(app): State<App>, request: Request) -> Respon
         }
         let asked = Asked::read(&app, tokens, &head, body, id).await?;
         let token = asked.required("access_token")?;
-        let login = asked.login(&Credential::Bearer(token.to_owned())).await?;
+        let login = asked.login(&Credential::Bearer(token)).await?;
         let session = asked.session(&login, None).await?;
         let session = session.ok_or_else(|| HttpError::NoSession(login.identity.to_string()))?;
         Ok(answer(&json!({ "refresh_token": session.token })))
@@ -102,7 +102,7 @@ impl<'a> Asked<'a> {
     async fn read(
         app: &App,
         tokens: &'a Tokens,
-        head: &Parts,
+        head: &'a Parts,
         body: Body,
         request_id: &'a str,
     ) -> Result<Self> {
@@ -170,7 +170,7 @@ impl<'a> Asked<'a> {
     /// RFC 8693: whatever proves an identity, for a token of ours.
     async fn exchange(&self) -> Result<Response> {
         let subject = match self.parameters.get("subject_token") {
-            Some(token) => Credential::Bearer(token.to_owned()),
+            Some(token) => Credential::Bearer(token),
             None if self.header != Credential::None => self.header.clone(),
             None => return Err(HttpError::Missing("subject_token")),
         };
@@ -219,7 +219,7 @@ impl<'a> Asked<'a> {
         self.parameters.get(name).filter(|value| !value.is_empty()).ok_or(HttpError::Missing(name))
     }
 
-    async fn login(&self, credential: &Credential) -> Result<Login> {
+    async fn login(&self, credential: &Credential<'_>) -> Result<Login> {
         let found = self.tokens.authenticate(credential, &self.origin, Duration::ZERO).await;
         found.map_err(|refused| {
             audit::refused(&refused.to_string(), self.from());

@@ -25,14 +25,14 @@ impl Whole {
         request_id: String,
         tasks: TaskTracker,
     ) -> Self {
-        let work = AssertUnwindSafe(work).catch_unwind();
-        let work = async move {
-            work.await.unwrap_or_else(|panic| {
+        // Not in an `async` block, which would have room for it twice.
+        let work = AssertUnwindSafe(work).catch_unwind().map(move |outcome| {
+            outcome.unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<&str>().map(ToString::to_string);
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
                 HttpError::Panicked(text.unwrap_or_default()).into_response(&request_id)
             })
-        };
+        });
         Self { work: Some(work.boxed()), tasks }
     }
 }

@@ -87,7 +87,9 @@ impl Registry {
         let mut turn = self.claim(permit, id).await?;
         // Who places a chunk is likely to send another.
         let expected = chunk.size_bytes.filter(|_| chunk.start.is_none());
-        turn.receive(Some(chunk), expected).await?.put_away().await?;
+        // What follows the bytes is boxed here and below: what waits for them, for hours maybe, would have the
+        // room for it.
+        Box::pin(turn.receive(Some(chunk), expected).await?.put_away()).await?;
         Ok(Session { id: id.to_owned(), offset: turn.row.offset_bytes })
     }
 
@@ -101,7 +103,7 @@ impl Registry {
     ) -> Result<Blob> {
         let mut turn = self.claim(permit, id).await?;
         let size_bytes = chunk.as_ref().map_or(Some(0), |chunk| chunk.size_bytes);
-        let object = turn.receive(chunk, size_bytes).await?.close(expected).await?;
+        let object = Box::pin(turn.receive(chunk, size_bytes).await?.close(expected)).await?;
         fail::fail_point!("uploads::stored", |_| std::process::abort());
         again(|| self.commit_blob(permit, &turn, &object, expected)).await
     }
@@ -324,16 +326,16 @@ impl<'a> Turn<'a> {
         match self.write(&mut writer, &mut chunk, expected_bytes).await {
             Ok(()) => {}
             Err(RegistryError::BrokenOff(why, _)) => {
-                Received { turn: &mut *self, writer, begun }.put_away().await?;
+                Box::pin(Received { turn: &mut *self, writer, begun }.put_away()).await?;
                 return Err(RegistryError::BrokenOff(why, self.row.offset_bytes));
             }
-            Err(error) => return Err(self.break_off(writer, &begun, error).await),
+            Err(error) => return Err(Box::pin(self.break_off(writer, &begun, error)).await),
         }
         let found = writer.offset() - offset;
         match chunk.size_bytes {
             Some(announced) if announced != found => {
                 let error = RegistryError::SizeMismatch { announced, found };
-                Err(self.break_off(writer, &begun, error).await)
+                Err(Box::pin(self.break_off(writer, &begun, error)).await)
             }
             _ => Ok(Received { turn: self, writer, begun }),
         }
@@ -362,7 +364,7 @@ impl<'a> Turn<'a> {
                 Ok(Written::Crowded) => {
                     let Suspended { upload, tail } = writer.suspend().await?;
                     self.save(&upload, tail.as_ref(), 0).await?;
-                    self.claim_again().await?;
+                    Box::pin(self.claim_again()).await?;
                     *writer = self.open(self.stands()?, expected_bytes);
                 }
                 Err(WriteError::Body(why)) => return Err(RegistryError::BrokenOff(why, 0)),

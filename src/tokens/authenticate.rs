@@ -25,7 +25,7 @@ impl Tokens {
     /// Who a credential is. `grace` is how long a token of ours may be over.
     pub async fn authenticate(
         &self,
-        credential: &Credential,
+        credential: &Credential<'_>,
         origin: &Origin,
         grace: Duration,
     ) -> Result<Login, Refused> {
@@ -181,7 +181,7 @@ impl Tokens {
     /// Who somebody of our own is now: with the groups of today, if they are still there. Of others, the token
     /// is all that is known.
     fn as_of_now(&self, identity: &Identity) -> Result<Identity, Refused> {
-        let book = self.book();
+        let book = self.0.trust.shelf.read();
         let found = match identity.kind() {
             Kind::User => book.users.identity(identity.name()),
             Kind::Robot => book.robots.find(identity.name()),

@@ -101,7 +101,7 @@ pub struct Origin {
 
 /// What a client says of who it is.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Credential {
+pub enum Credential<'a> {
     /// Nothing.
     None,
     /// A name and a secret. Where the secret says itself whose it is, the name says nothing.
@@ -112,10 +112,10 @@ pub enum Credential {
         secret: String,
     },
     /// A token.
-    Bearer(String),
+    Bearer(&'a str),
 }
 
-impl std::fmt::Debug for Credential {
+impl std::fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "Credential::None",

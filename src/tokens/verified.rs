@@ -10,9 +10,12 @@ const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// What a token takes besides its text, about.
 const REST_BYTES: usize = 1024;
 
-/// Tokens that were verified, by their signature.
+/// What of a token's end it is looked up by, in bytes: a part of its signature, which is longer.
+const END_BYTES: usize = 32;
+
+/// Tokens that were verified, by the end of their signature.
 ///
-/// Two tokens with one signature are the same text or not both good, so that the text is compared, and never
+/// Two good tokens do not end alike, and of one that is not good the text differs: it is compared, and never
 /// hashed.
 pub(super) struct Verified(Cache<Arc<str>, Entry>);
 
@@ -32,20 +35,21 @@ impl Verified {
 
     /// What a token says, if it was verified before.
     pub(super) fn get(&self, text: &str) -> Option<Arc<AccessToken>> {
-        let entry = self.0.get(signature(text)?)?;
+        let entry = self.0.get(end(text)?)?;
         (*entry.text == *text).then_some(entry.token)
     }
 
     /// Remembers a token that was verified.
     pub(super) fn keep(&self, text: &str, token: AccessToken) -> Arc<AccessToken> {
         let token = Arc::new(token);
-        if let Some(signature) = signature(text) {
-            self.0.insert(signature.into(), Entry { text: text.into(), token: Arc::clone(&token) });
+        if let Some(end) = end(text) {
+            self.0.insert(end.into(), Entry { text: text.into(), token: Arc::clone(&token) });
         }
         token
     }
 }
 
-fn signature(text: &str) -> Option<&str> {
-    text.starts_with("eyJ").then(|| text.rsplit_once('.'))?.map(|(_, signature)| signature)
+fn end(text: &str) -> Option<&str> {
+    let from = text.len().checked_sub(END_BYTES).filter(|_| text.starts_with("eyJ"))?;
+    text.get(from..)
 }

@@ -1,5 +1,6 @@
 //! Requests that are made before and only sent in the run, with what each must be answered.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -141,17 +142,18 @@ pub async fn manifests(load: Load, stage: &mut Stage, plan: &Plan) -> Result<Que
         images
     };
     let address = stage.server.address();
-    let authorization = match load {
-        Load::ManifestGetToken | Load::ManifestHeadToken => Some(bearer(address, &images).await?),
-        Load::ManifestGetPassword => Some(Identities::person()),
-        _ => None,
+    let bearers = match load {
+        Load::ManifestGetToken | Load::ManifestHeadToken => bearers(address, &images).await?,
+        _ => BTreeMap::new(),
     };
+    let password = matches!(load, Load::ManifestGetPassword).then(Identities::person);
     let is_head = matches!(load, Load::ManifestHeadTag | Load::ManifestHeadDigest | Load::ManifestHeadToken);
     let by_digest = matches!(load, Load::ManifestGetDigest | Load::ManifestHeadDigest);
     let question = |image: &Image| {
         let reference = if by_digest { &image.manifest.digest } else { &image.tag };
         let path = flows::manifest_path(&image.repository, reference);
-        manifest(address, is_head, &path, &image.manifest, authorization.as_deref())
+        let authorization = bearers.get(&image.repository).or(password.as_ref());
+        manifest(address, is_head, &path, &image.manifest, authorization.map(String::as_str))
     };
     Ok(Questions::new(images.iter().map(question).collect::<Result<_>>()?, None))
 }
@@ -180,18 +182,20 @@ struct Granted {
     token: String,
 }
 
-/// One token for all repositories of some images, as a node has it.
-async fn bearer(address: SocketAddr, images: &[Image]) -> Result<String> {
-    let mut repositories: Vec<_> = images.iter().map(|image| &image.repository).collect();
-    repositories.sort_unstable();
-    repositories.dedup();
-    let scope = |name: &&String| format!("&scope=repository:{name}:pull");
-    let scopes: Vec<_> = repositories.iter().map(scope).collect();
-    let path = format!("/token?service={AUDIENCE}{}", scopes.concat());
-    let request = request_bytes(address, &Method::GET, &path, Some(&Identities::person()))?;
+/// A token for each repository of some images, as clients ask for one for what they pull.
+async fn bearers(address: SocketAddr, images: &[Image]) -> Result<BTreeMap<String, String>> {
     let mut connection = Connection::open(address).await?;
-    let granted: Granted = serde_json::from_slice(connection.ask(&request).await?.require(200)?.body)?;
-    Ok(format!("Bearer {}", granted.token))
+    let mut bearers = BTreeMap::new();
+    for Image { repository, .. } in images {
+        if bearers.contains_key(repository) {
+            continue;
+        }
+        let path = format!("/token?service={AUDIENCE}&scope=repository:{repository}:pull");
+        let request = request_bytes(address, &Method::GET, &path, Some(&Identities::person()))?;
+        let granted: Granted = serde_json::from_slice(connection.ask(&request).await?.require(200)?.body)?;
+        bearers.insert(repository.clone(), format!("Bearer {}", granted.token));
+    }
+    Ok(bearers)
 }
 
 /// HEAD of blobs that are there, or not.

@@ -82,6 +82,8 @@ pub enum Load {
     PullImages,
     /// One small image, pulled by 1,000 clients
     Nodes,
+    /// Small images, each pushed, looked for, pulled and listed, by 8 clients
+    Lives,
     /// A page of 100 tags from the middle of 10,000
     TagPages,
     /// A page of 100 tags from the middle of 1,000,000
@@ -110,7 +112,7 @@ pub enum Unit {
 }
 
 use Load::{
-    BlobHead, BlobHeadMiss, Catalog, HalfOpen, ManifestGetDigest, ManifestGetPassword, ManifestGetTag,
+    BlobHead, BlobHeadMiss, Catalog, HalfOpen, Lives, ManifestGetDigest, ManifestGetPassword, ManifestGetTag,
     ManifestGetToken, ManifestHeadDigest, ManifestHeadTag, ManifestHeadToken, Mount, MountAgain, Nodes,
     PullImages, PullLarge1, PullLarge4, PullLarge16, PushContainerd, PushEight, PushEightPut, PushHuge,
     PushLarge, PushLargePut, PushSmall1, PushSmall8, PushSmall64, Referrers, ReferrersAll, Start,
@@ -122,13 +124,14 @@ impl Load {
     pub fn usual(group: Group) -> Vec<Self> {
         match group {
             Group::Filesystem => {
-                let not = [PushHuge, ReferrersAll];
+                let not = [PushHuge, ReferrersAll, Lives];
                 Self::value_variants().iter().copied().filter(|load| !not.contains(load)).collect()
             }
             Group::Storage => vec![PushLarge, PushHuge, PushEight, PullLarge1],
             Group::Postgres => {
                 vec![PushSmall1, PushSmall8, PushSmall64, ManifestGetTag, ManifestHeadTag, Mount, PullImages]
             }
+            Group::Replicas => vec![PushSmall8, ManifestGetTag, ManifestHeadTag, Mount, PullImages],
             Group::PostgresStorage => vec![PushSmall8, PushLarge, ManifestGetTag, PullImages, PullLarge1],
             Group::Growth => {
                 vec![
@@ -176,6 +179,7 @@ impl Load {
             MountAgain => "mount of a blob, there already",
             PullImages => "pull of small images",
             Nodes => "pull of a small image, 1,000 nodes",
+            Lives => "lives of small images, 8 clients",
             TagPages => "page of tags",
             TagPagesMillion => "page of tags, a hundred times as many",
             Catalog => "page of repositories, 4 clients",
@@ -190,7 +194,9 @@ impl Load {
     /// What it counts.
     pub fn unit(self) -> Unit {
         match self {
-            PushSmall1 | PushSmall8 | PushSmall64 | PushContainerd | PullImages | Nodes => Unit::Images,
+            PushSmall1 | PushSmall8 | PushSmall64 | PushContainerd | PullImages | Nodes | Lives => {
+                Unit::Images
+            }
             PushLarge | PushLargePut | PushHuge | PushEight | PushEightPut | PullLarge1 | PullLarge4
             | PullLarge16 => Unit::Mebibytes,
             Start | StartMillion => Unit::Starts,
@@ -209,7 +215,7 @@ impl Load {
         let by_files_or_rows = kind.is_distribution() || kind.is_berth();
         match kind {
             Kind::Nginx => return matches!(self, PullLarge1 | PullLarge4 | PullLarge16),
-            Kind::Postgres | Kind::Replicas => {
+            Kind::Postgres | Kind::Replicas | Kind::FourReplicas => {
                 // Two replicas are asked what grows with replicas.
                 let sqlite_only =
                     [TagPages, TagPagesMillion, Catalog, Referrers, ReferrersAll, Start, StartMillion];
@@ -219,7 +225,7 @@ impl Load {
         }
         match self {
             ManifestGetToken | ManifestHeadToken | ManifestGetPassword | TokenServiceAccount
-            | TokenPassword | TagPagesMillion | StartMillion => kind.is_berth(),
+            | TokenPassword | TagPagesMillion | StartMillion | Lives => kind.is_berth(),
             Catalog => by_files_or_rows,
             Referrers | ReferrersAll => !kind.is_distribution(),
             _ => true,
@@ -264,7 +270,7 @@ impl Load {
         match self {
             PushSmall1 | PushLarge | PushLargePut | PushHuge | PullLarge1 | Start | StartMillion => 1,
             PullLarge4 => 4,
-            PushSmall8 | PushContainerd | PushEight | PushEightPut => 8,
+            PushSmall8 | PushContainerd | Lives | PushEight | PushEightPut => 8,
             PullLarge16 => 16,
             PushSmall64 => 64,
             Nodes => plan.nodes,
@@ -319,8 +325,8 @@ impl Scene {
         let clients = load.clients(plan);
         let mut stage = Stage { server, clients, lasting: plan.lasting, factory: Factory::default() };
         let content: Box<dyn Play> = match load {
-            PushSmall1 | PushSmall8 | PushSmall64 | PushContainerd => {
-                Box::new(push::Images::prepare(load.pusher(), &mut stage, plan).await?)
+            PushSmall1 | PushSmall8 | PushSmall64 | PushContainerd | Lives => {
+                Box::new(push::Images::prepare(load, &mut stage, plan).await?)
             }
             PushLarge | PushLargePut => Box::new(large::Push::new(load.pusher(), 1, plan.large_bytes)),
             PushHuge => Box::new(large::Push::new(load.pusher(), 1, plan.huge_bytes)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use async_trait::async_trait;
 
-use super::{Play, Stage, fill};
+use super::{Load, Play, Stage, fill};
 use crate::Plan;
 use crate::client::Connection;
 use crate::flows::{self, Pusher};
@@ -21,18 +21,21 @@ const CHECKED_IMAGES: usize = 20;
 /// New images are made for every run; these are the last run's, and how many a second were pushed.
 pub struct Images {
     pusher: Pusher,
+    /// Whether they are also looked for, pulled and listed.
+    are_used: bool,
     stock: Arc<[Image]>,
     per_second: f64,
 }
 
 impl Images {
-    pub async fn prepare(pusher: Pusher, stage: &mut Stage, plan: &Plan) -> Result<Self> {
+    pub async fn prepare(load: Load, stage: &mut Stage, plan: &Plan) -> Result<Self> {
         if let Some(count) = plan.images {
             fill::images(stage, count).await?;
         }
         // More than any server pushes in the first warm-up, which says how many are needed.
         let per_second = if plan.quick { 400.0 } else { 2000.0 };
-        Ok(Self { pusher, stock: Arc::new([]), per_second })
+        let (pusher, are_used) = (load.pusher(), load == Load::Lives);
+        Ok(Self { pusher, are_used, stock: Arc::new([]), per_second })
     }
 }
 
@@ -47,7 +50,8 @@ impl Play for Images {
 
     async fn run(&mut self, stage: &mut Stage, lasting: Duration) -> Result<Tally> {
         let next = Arc::new(AtomicUsize::new(0));
-        let work = |worker| push(worker, Arc::clone(&self.stock), Arc::clone(&next), self.pusher);
+        let (pusher, are_used) = (self.pusher, self.are_used);
+        let work = |worker| push(worker, Arc::clone(&self.stock), Arc::clone(&next), pusher, are_used);
         let tally = drive(&stage.server.addresses, stage.clients, lasting, work).await?;
         self.per_second = tally.units / tally.lasted.as_secs_f64();
         Ok(tally)
@@ -68,12 +72,16 @@ async fn push(
     images: Arc<[Image]>,
     next: Arc<AtomicUsize>,
     pusher: Pusher,
+    are_used: bool,
 ) -> Result<u64> {
     let mut done = 0;
     while worker.goes_on()
         && let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed))
     {
         flows::push_image(&mut worker.connection, image, pusher).await?;
+        if are_used {
+            flows::use_image(&mut worker.connection, image).await?;
+        }
         done += 1;
     }
     Ok(done)
@@ -115,7 +123,7 @@ pub async fn push_prepared(server: &Server, images: &[Image], authorization: Opt
     let next = Arc::new(AtomicUsize::new(0));
     let work = |mut worker: Worker| {
         worker.connection.authorization = authorization.map(str::to_owned);
-        push(worker, Arc::clone(&images), Arc::clone(&next), Pusher::Containerd)
+        push(worker, Arc::clone(&images), Arc::clone(&next), Pusher::Containerd, false)
     };
     drive(&server.addresses[..1], 4, Duration::from_mins(5), work).await?;
     Ok(())

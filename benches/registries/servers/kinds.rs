@@ -29,6 +29,8 @@ pub enum Kind {
     Postgres,
     /// Two of those over one index and one store
     Replicas,
+    /// Four of those
+    FourReplicas,
     /// nginx, which sends a file: the limit of a pull
     Nginx,
 }
@@ -47,18 +49,19 @@ impl Kind {
             }
             Group::Storage => vec![Self::Berth, Self::DockerRegistry, Self::Distribution],
             Group::Postgres | Group::PostgresStorage => vec![Self::Berth, Self::Postgres, Self::Replicas],
+            Group::Replicas => vec![Self::Postgres, Self::Replicas, Self::FourReplicas],
             Group::Growth => vec![Self::Berth],
         }
     }
 
     /// Whether it is this repository's program.
     pub fn is_berth(self) -> bool {
-        matches!(self, Self::Berth | Self::Before | Self::Postgres | Self::Replicas)
+        matches!(self, Self::Berth | Self::Before) || self.needs_postgres()
     }
 
     /// Whether it keeps its index in PostgreSQL.
     pub fn needs_postgres(self) -> bool {
-        matches!(self, Self::Postgres | Self::Replicas)
+        matches!(self, Self::Postgres | Self::Replicas | Self::FourReplicas)
     }
 
     /// Whether it is one of the two that share a layout on disk.
@@ -68,7 +71,11 @@ impl Kind {
 
     /// How many processes it is.
     pub fn replicas(self) -> usize {
-        if self == Self::Replicas { 2 } else { 1 }
+        match self {
+            Self::Replicas => 2,
+            Self::FourReplicas => 4,
+            _ => 1,
+        }
     }
 
     /// The name of its column.
@@ -83,6 +90,7 @@ impl Kind {
             Self::Before => "before",
             Self::Postgres => "PostgreSQL",
             Self::Replicas => "PostgreSQL, 2 replicas",
+            Self::FourReplicas => "PostgreSQL, 4 replicas",
             Self::Nginx => "nginx",
         }
     }
@@ -99,6 +107,10 @@ impl Kind {
                 "`berth serve --listen 127.0.0.1:0 --data DIR`, logs at error level, otherwise its defaults: \
                  SQLite and the filesystem store"
             }
+            Self::Postgres if group == Group::Replicas => {
+                "`berth serve --listen 127.0.0.1:0 --data DIR` with `database.url`, logs at error level, otherwise \
+                 its defaults; kept to a fifth of a core"
+            }
             Self::Postgres => {
                 "the same with `database.url`: PostgreSQL with its defaults on the same machine, which are as \
                  durable"
@@ -106,6 +118,7 @@ impl Kind {
             Self::Replicas => {
                 "two such processes over one database and one store, half of the clients at each"
             }
+            Self::FourReplicas => "four such processes, a quarter of the clients at each",
             Self::DockerRegistry if group.has_buckets() => {
                 "s3 driver with address, bucket and keys, `v4auth: true` and `secure: false` (plain HTTP), \
                  `storage.redirect.disable: true`, so that pulls go through it as they do through Berth, \
@@ -150,7 +163,9 @@ impl Kind {
     /// Where its program is.
     pub fn program(self) -> Result<PathBuf> {
         let found = match self {
-            Self::Berth | Self::Postgres | Self::Replicas => Some(PathBuf::from(env!("CARGO_BIN_EXE_berth"))),
+            Self::Berth | Self::Postgres | Self::Replicas | Self::FourReplicas => {
+                Some(PathBuf::from(env!("CARGO_BIN_EXE_berth")))
+            }
             Self::DockerRegistry => in_path("docker-registry"),
             Self::Before => std::env::var_os("BERTH_BEFORE").map(PathBuf::from),
             Self::Distribution => {

@@ -20,6 +20,7 @@ use crate::backing::Place;
 use crate::client::Connection;
 use crate::payload::Payload;
 use crate::process::Process;
+use crate::share::Share;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How often a server that starts is asked whether it is there.
@@ -35,6 +36,7 @@ pub struct Server {
     pub identities: Option<Identities>,
     place: Place,
     children: Vec<Child>,
+    shares: Vec<Share>,
     directory: TempDir,
 }
 
@@ -60,7 +62,15 @@ impl Server {
     fn prepare(kind: Kind, parent: &Path, place: Place, with_identities: bool) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("registry-").tempdir_in(parent)?;
         let identities = with_identities.then(|| Identities::write(directory.path())).transpose()?;
-        Ok(Self { kind, addresses: Vec::new(), identities, place, children: Vec::new(), directory })
+        Ok(Self {
+            kind,
+            addresses: Vec::new(),
+            identities,
+            place,
+            children: Vec::new(),
+            shares: Vec::new(),
+            directory,
+        })
     }
 
     /// Starts its processes, which do not run, over the data that is there.
@@ -85,6 +95,7 @@ impl Server {
             let _ = child.wait();
         }
         self.children.clear();
+        self.shares.clear();
         self.addresses.clear();
     }
 
@@ -95,7 +106,9 @@ impl Server {
             .stderr(File::create(self.output("stderr", self.children.len()))?)
             .spawn()
             .with_context(|| format!("start {}", self.kind.name()))?;
+        let share = self.place.share.map(|percent| Share::limit(child.id(), percent));
         self.children.push(child);
+        self.shares.extend(share.transpose()?);
         self.addresses.push(address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
         self.await_answer().await
     }

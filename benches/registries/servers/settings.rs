@@ -75,7 +75,9 @@ pub fn command(
             let file = file("nginx.conf", nginx(directory, data, address))?;
             command.arg("-e").arg(directory.join("error.log")).arg("-p").arg(directory).arg("-c").arg(file);
         }
-        Kind::Berth | Kind::Before | Kind::Postgres | Kind::Replicas => bail!("set up above"),
+        Kind::Berth | Kind::Before | Kind::Postgres | Kind::Replicas | Kind::FourReplicas => {
+            bail!("set up above")
+        }
     }
     Ok((command, Some(address)))
 }
