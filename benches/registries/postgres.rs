@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 const BINARIES: &str = "/usr/lib/postgresql";
+/// Seven replicas are there at once.
+const MOST_CONNECTIONS: &str = "max_connections=300";
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running cluster, which ends with this value.
@@ -37,7 +39,7 @@ impl Postgres {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut server = as_postgres(&binaries.join("postgres"), folder.path());
         server.arg("-D").arg(&data).arg("-k").arg(folder.path());
-        server.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+        server.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-c", MOST_CONNECTIONS]);
         let said = File::create(folder.path().join("log"))?;
         let child = server.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).spawn()?;
         let postgres = Self { binaries, folder, port, databases: AtomicU32::new(0), child };
@@ -63,7 +65,7 @@ impl Postgres {
         let version = version.unwrap_or_default();
         format!(
             "**PostgreSQL** ({version}) has the same cores and takes a part of them, which is in no table; its \
-             settings are its defaults"
+             settings are its defaults, but for {MOST_CONNECTIONS}"
         )
     }
 
