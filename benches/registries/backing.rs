@@ -35,7 +35,7 @@ impl Group {
 }
 
 /// How much of a core each replica has where their number is what is looked at, in percent.
-pub const SHARE_PERCENT: u32 = 20;
+const SHARE_PERCENT: u32 = 20;
 
 /// A bucket, and what a server needs to know to use it.
 pub struct Bucket {

@@ -18,7 +18,10 @@ const FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// What a request says of who makes it. What cannot be read is nothing: whoever must be known is asked.
 pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| str::from_utf8(value.as_bytes()).ok());
+    // What is no ASCII is no credential. `to_str` says so too, a byte at a time.
+    let value =
+        headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).filter(|value| value.is_ascii());
+    let value = value.and_then(|value| str::from_utf8(value).ok());
     let Some((scheme, rest)) = value.and_then(|value| value.trim().split_once(' ')) else {
         return Credential::None;
     };
@@ -104,5 +107,8 @@ mod tests {
         for nothing in ["Basic Og==", "Basic", "Basic !", "Bearer ", "Digest a=b", "", "Basic YWxpY2U="] {
             assert!(credential(&headers(nothing)) == Credential::None, "{nothing}");
         }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes("Bearer é".as_bytes()).unwrap());
+        assert!(credential(&headers) == Credential::None);
     }
 }
