@@ -12,15 +12,14 @@ use super::{Handle, Result, Tx, query, query_in};
 /// What a page is chosen from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
 pub struct Entry {
-    /// The referrer.
-    #[sqlx(try_from = "String")]
-    pub digest: Digest,
+    /// The digest of the referrer.
+    pub digest: String,
     /// The size of its descriptor.
     #[sqlx(try_from = "i64")]
     pub descriptor_bytes: u64,
 }
 
-columns_of!(Entry { digest: parsed, descriptor_bytes: count });
+columns_of!(Entry { digest: plain, descriptor_bytes: count });
 
 /// Writes a referrer. `artifact_type` is empty for one that has none.
 pub async fn insert(

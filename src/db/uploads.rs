@@ -193,12 +193,11 @@ pub async fn take_over(
         .bind(now))
 }
 
-/// Saves where a session stands. `session.writer_until` 0 lets go of it. None of it happens, and the
+/// Saves how far a session has come. `session.writer_until` 0 lets go of it. None of it happens, and the
 /// answer is 0, once the session is gone or another's.
 pub async fn save(mut tx: &mut Tx, session: &Session, expires_at: i64) -> Result<u64> {
     let sql = "UPDATE uploads SET offset_bytes = $3, hash_state = $4, writer_until = $5, expires_at = $6,
-                   storage_key = $7, multipart = $8, part_bytes = $9, parts_grow = $10, parts_count = $11,
-                   writer_multipart = $12
+                   parts_count = $7, writer_multipart = $8
                WHERE id = $1 AND writer = $2";
     query!(tx, execute sqlx::query(sql)
         .bind(&session.id)
@@ -207,12 +206,22 @@ pub async fn save(mut tx: &mut Tx, session: &Session, expires_at: i64) -> Result
         .bind(&session.hash_state)
         .bind(session.writer_until)
         .bind(expires_at)
+        .bind(signed(session.parts_count))
+        .bind(&session.writer_multipart))
+}
+
+/// Saves where the bytes of a session are now. Most sessions stay where they began; SQLite writes the index of
+/// a column anew whatever its value, so that it is no part of [`save`].
+pub async fn save_place(mut tx: &mut Tx, session: &Session) -> Result<u64> {
+    let sql = "UPDATE uploads SET storage_key = $3, multipart = $4, part_bytes = $5, parts_grow = $6
+               WHERE id = $1 AND writer = $2";
+    query!(tx, execute sqlx::query(sql)
+        .bind(&session.id)
+        .bind(&session.writer)
         .bind(session.storage_key.as_str())
         .bind(&session.multipart)
         .bind(session.part_bytes)
-        .bind(session.parts_grow)
-        .bind(signed(session.parts_count))
-        .bind(&session.writer_multipart))
+        .bind(session.parts_grow))
 }
 
 /// Remembers the multipart upload that a writer has begun under its own key.
@@ -307,6 +316,14 @@ pub async fn cancel(mut tx: &mut Tx, owner: &Owner, id: &str) -> Result<Option<S
         .bind(&owner.subject))
 }
 
+/// Whether there is a session that nobody went on with. No index is kept for it: each step of each upload
+/// would write to it, and sessions are few.
+pub async fn any_expired(mut on: impl Handle, now: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM uploads WHERE expires_at <= $1 AND writer_until <= $1 LIMIT 1";
+    let row: Option<(i32,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(now))?;
+    Ok(row.is_some())
+}
+
 /// Ends sessions that nobody went on with; the answer is what to doom.
 ///
 /// The conditions stand twice: PostgreSQL looks at the outer ones again when it has waited for a writer
@@ -314,8 +331,7 @@ pub async fn cancel(mut tx: &mut Tx, owner: &Owner, id: &str) -> Result<Option<S
 pub async fn expire(mut tx: &mut Tx, now: i64, limit: i64) -> Result<Vec<Session>> {
     let sql = concat!(
         "DELETE FROM uploads WHERE id IN
-             (SELECT id FROM uploads WHERE expires_at <= $1 AND writer_until <= $1
-              ORDER BY expires_at LIMIT $2)
+             (SELECT id FROM uploads WHERE expires_at <= $1 AND writer_until <= $1 LIMIT $2)
            AND expires_at <= $1 AND writer_until <= $1
          RETURNING ",
         columns!()

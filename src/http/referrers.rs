@@ -1,9 +1,14 @@
 //! The referrers of a manifest over HTTP: end-12.
 
+use std::future::ready;
+
+use axum::body::Body;
 use axum::response::Response;
 use berth_auth::Pull;
 use berth_storage::Digest;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderName, HeaderValue, header};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{HeldBody, hold};
 use super::error::HttpError;
@@ -12,8 +17,10 @@ use super::uploads::ascii;
 use super::{Call, json};
 use crate::oci::RepositoryName;
 use crate::oci::manifest::OCI_INDEX;
-use crate::registry::ReferrersQuery;
+use crate::registry::{ReferrersPage, ReferrersQuery, Registry, RegistryError};
 
+/// What stands behind the descriptors.
+const END: &str = "]}";
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// Artifact types one request may ask for; each is a range of the index.
 const TYPES: usize = 32;
@@ -35,23 +42,25 @@ pub(super) async fn list(
     let last = call.query.last().to_owned();
     let query = ReferrersQuery { subject: digest, artifact_types, last };
     let registry = call.app.registry();
-    let page = registry.find_referrers(&permit, &query).await?;
-    let size_bytes = usize::try_from(page.size_bytes).unwrap_or(usize::MAX);
-    let held = hold(&call.app.0.manifest_memory, size_bytes).await;
+    let mut page = registry.find_referrers(&permit, &query).await?;
+    let next = page.next.take();
+    let memory_bytes = usize::try_from(page.memory_bytes).unwrap_or(usize::MAX);
+    let held = hold(&call.app.0.manifest_memory, memory_bytes).await;
     let mut text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
-    let end = "]}";
-    text.reserve_exact(size_bytes.saturating_add(end.len()));
-    registry.read_referrers(&query, &page, &mut text).await?;
-    text.push_str(end);
-    let length = text.len();
     let mut response = json(OCI_INDEX, String::new());
-    *response.body_mut() = HeldBody::body(text.into(), held);
+    if registry.read_referrers(&query, &mut page, &mut text).await? {
+        let rest = rest(registry.clone(), query.clone(), page, held);
+        *response.body_mut() = Body::from_stream(stream::once(ready(Ok(text))).chain(rest));
+    } else {
+        text.push_str(END);
+        response.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
+        *response.body_mut() = HeldBody::body(text.into(), held);
+    }
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, length.into());
     if !query.artifact_types.is_empty() {
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
-    if let Some(next) = &page.next {
+    if let Some(next) = &next {
         let mut parameters: Vec<(&str, &str)> =
             query.artifact_types.iter().map(|each| ("artifactType", each.as_str())).collect();
         parameters.push(("last", next));
@@ -59,4 +68,26 @@ pub(super) async fn list(
         headers.insert(header::LINK, ascii(&next_link(&path, &parameters)));
     }
     Ok(response)
+}
+
+/// The pieces of a page behind the first, each read when its turn comes. An error ends the connection: a part
+/// of a list must not look like the whole.
+fn rest(
+    registry: Registry,
+    query: ReferrersQuery,
+    page: ReferrersPage,
+    held: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<String, RegistryError>> {
+    stream::try_unfold(Some((registry, query, page, held)), async |left| {
+        let Some((registry, query, mut page, held)) = left else { return Ok(None) };
+        let mut text = String::new();
+        let read = registry.read_referrers(&query, &mut page, &mut text).await;
+        if read
+            .inspect_err(|error| tracing::warn!(%error, "could not read a list of referrers to its end"))?
+        {
+            return Ok(Some((text, Some((registry, query, page, held)))));
+        }
+        text.push_str(END);
+        Ok(Some((text, None)))
+    })
 }

@@ -20,11 +20,11 @@ pub(super) async fn release(context: &Context) -> Result<(), JobError> {
 
 pub(super) async fn expire(context: &Context) -> Result<Report, JobError> {
     let now = context.clock.now();
-    let mut tx = context.db.begin().await?;
-    let expired = uploads::expire(&mut tx, now, BATCH).await?;
-    if expired.is_empty() {
+    if !uploads::any_expired(&context.db, now).await? {
         return Ok(Report::default());
     }
+    let mut tx = context.db.begin().await?;
+    let expired = uploads::expire(&mut tx, now, BATCH).await?;
     for session in &expired {
         let places =
             [Some(session.place()), session.writers_place().filter(|_| context.store.writes_aside())];

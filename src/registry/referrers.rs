@@ -4,6 +4,7 @@
 //! demands of a registry that has the API.
 
 use std::collections::HashSet;
+use std::vec;
 
 use berth_auth::Pull;
 use berth_storage::Digest;
@@ -19,6 +20,8 @@ type Result<T> = std::result::Result<T, RegistryError>;
 const ROWS: usize = 20_000;
 /// Rows that are read in one go, before others have their turn.
 const AT_ONCE: usize = 500;
+/// Bytes of a page that are in memory at a time, unless a single descriptor is larger.
+const PIECE_BYTES: u64 = 128 * 1024;
 /// Bytes around a descriptor in the answer: a comma.
 const BETWEEN: u64 = 1;
 
@@ -33,21 +36,36 @@ pub struct ReferrersQuery {
     pub last: String,
 }
 
-/// Some referrers, by digest, whose descriptors are not read yet.
+/// Some referrers, by digest, whose descriptors are read piece by piece.
 #[derive(Debug, Default)]
 pub struct ReferrersPage {
-    /// How long their descriptors are, with commas between them.
-    pub size_bytes: u64,
     /// The digest to go on after, if there are more.
     pub next: Option<String>,
+    /// What it has in memory at a time while it is read.
+    pub memory_bytes: u64,
     repository_id: i64,
-    listed: Vec<Candidate>,
+    pieces: vec::IntoIter<Piece>,
+    /// Whether a descriptor has been read.
+    is_begun: bool,
+}
+
+/// What is read at a time: some referrers, at least one.
+#[derive(Debug)]
+struct Piece {
+    /// How long their descriptors are, with a comma each.
+    size_bytes: u64,
+    count: usize,
+    /// They are those behind the digest `after` up to `to`.
+    after: String,
+    to: String,
+    /// Those whose descriptor is known already, with it.
+    known: Vec<(String, String)>,
 }
 
 /// A referrer that may be on the page: its size, and its text where it is known already.
 #[derive(Debug)]
 struct Candidate {
-    digest: Digest,
+    digest: String,
     size_bytes: u64,
     text: Option<String>,
 }
@@ -68,8 +86,12 @@ impl Registry {
         candidates.sort_by(|one, other| one.digest.cmp(&other.digest));
         candidates.dedup_by(|later, first| later.digest == first.digest);
         let next = self.cut(&mut candidates);
-        let size_bytes = candidates.iter().map(|candidate| candidate.size_bytes + BETWEEN).sum();
-        Ok(ReferrersPage { size_bytes, next, repository_id, listed: candidates })
+        let pieces = pieces(query, candidates);
+        let known = pieces.iter().flat_map(|piece| &piece.known).map(|(_, text)| text.len() as u64);
+        let largest = pieces.iter().map(|piece| piece.size_bytes).max().unwrap_or_default();
+        let memory_bytes = known.sum::<u64>() + largest;
+        let pieces = pieces.into_iter();
+        Ok(ReferrersPage { next, memory_bytes, repository_id, pieces, is_begun: false })
     }
 
     /// Those that name the subject themselves.
@@ -104,7 +126,7 @@ impl Registry {
             let is_end = some.len() < AT_ONCE;
             total += some.iter().map(|entry| entry.descriptor_bytes + BETWEEN).sum::<u64>();
             if let Some(entry) = some.last() {
-                last = entry.digest.to_string();
+                last.clone_from(&entry.digest);
             }
             listed.extend(some.into_iter().map(|entry| Candidate {
                 digest: entry.digest,
@@ -144,7 +166,7 @@ impl Registry {
                 && wanted(entry.artifact_type.as_deref())
                 && !listed_already
             {
-                let (digest, size_bytes) = (entry.digest, text.len() as u64);
+                let (digest, size_bytes) = (entry.digest.to_string(), text.len() as u64);
                 candidates.push(Candidate { digest, size_bytes, text: Some(text.to_owned()) });
             }
         }
@@ -163,37 +185,34 @@ impl Registry {
             return None;
         }
         candidates.truncate(count);
-        candidates.last().map(|last| last.digest.to_string())
+        candidates.last().map(|last| last.digest.clone())
     }
 
-    /// Appends the descriptors of a page: JSON objects with commas between them.
+    /// Appends descriptors of a page that have not been read: JSON objects with commas between them, and
+    /// one before them if others were read before. The answer is whether there are more.
     pub async fn read_referrers(
         &self,
         query: &ReferrersQuery,
-        page: &ReferrersPage,
+        page: &mut ReferrersPage,
         out: &mut String,
-    ) -> Result<()> {
-        let mut last = query.last.as_str();
-        let mut between = "";
-        // Some at a time: as rows they are in memory a second time.
-        for listed in page.listed.chunks(AT_ONCE) {
-            let Some(to) = listed.last().map(|candidate| candidate.digest.as_str()) else { break };
-            let texts = self.descriptors(page.repository_id, query, last, to).await?;
-            let mut texts = texts.into_iter().peekable();
-            for Candidate { digest, text, .. } in listed {
-                // One that came between the two looks is on no page, and one that went is left out.
-                while texts.next_if(|(other, _)| other.as_str() < digest.as_str()).is_some() {}
-                let own = texts.next_if(|(other, _)| other == digest.as_str());
-                let own = own.as_ref().map(|(_, text)| text);
-                let Some(text) = text.as_ref().or(own) else { continue };
-                out.push_str(between);
-                out.push_str(text);
-                between = ",";
-            }
-            last = to;
-            yield_now().await;
+    ) -> Result<bool> {
+        let Some(Piece { size_bytes, after, to, known, .. }) = page.pieces.next() else { return Ok(false) };
+        let mut texts = self.descriptors(page.repository_id, query, &after, &to).await?;
+        if !known.is_empty() {
+            // One that names the subject itself by now comes first, and stays.
+            texts.extend(known);
+            texts.sort_by(|(one, _), (other, _)| one.cmp(other));
+            texts.dedup_by(|(later, _), (first, _)| later == first);
         }
-        Ok(())
+        out.reserve(usize::try_from(size_bytes).unwrap_or_default());
+        for (_, text) in texts {
+            if page.is_begun {
+                out.push(',');
+            }
+            out.push_str(&text);
+            page.is_begun = true;
+        }
+        Ok(page.pieces.len() > 0)
     }
 
     /// The descriptors after `last` up to `to`, with their digests and by them.
@@ -216,6 +235,29 @@ impl Registry {
         texts.sort_unstable();
         Ok(texts)
     }
+}
+
+/// Divides a page into what is read at a time.
+fn pieces(query: &ReferrersQuery, page: Vec<Candidate>) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    for Candidate { digest, size_bytes, text } in page {
+        let size_bytes = size_bytes + BETWEEN;
+        let is_full = |piece: &Piece| piece.count == AT_ONCE || piece.size_bytes + size_bytes > PIECE_BYTES;
+        let after = match pieces.last() {
+            None => Some(query.last.clone()),
+            Some(piece) => is_full(piece).then(|| piece.to.clone()),
+        };
+        if let Some(after) = after {
+            let (to, known) = (String::new(), Vec::new());
+            pieces.push(Piece { size_bytes: 0, count: 0, after, to, known });
+        }
+        let Some(piece) = pieces.last_mut() else { continue };
+        piece.size_bytes += size_bytes;
+        piece.count += 1;
+        piece.known.extend(text.map(|text| (digest.clone(), text)));
+        piece.to = digest;
+    }
+    pieces
 }
 
 impl ReferrersQuery {

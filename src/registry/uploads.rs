@@ -523,12 +523,15 @@ impl<'a> Turn<'a> {
         let has_moved = (row.offset_bytes, row.parts_count) != (before.offset_bytes, before.parts_count);
         let tail = tail.filter(|_| has_moved);
         let drop_tail = tail.is_none() && has_moved && before.multipart.is_some();
-        let is_one =
-            new_parts.is_empty() && left.is_none() && astray.is_none() && tail.is_none() && !drop_tail;
+        let has_left = before.place() != row.place();
+        let is_one = !has_left && new_parts.is_empty() && astray.is_none() && tail.is_none() && !drop_tail;
         let mut tx = if is_one { registry.db.begin_one().await? } else { registry.db.begin().await? };
         let saved = uploads::save(&mut tx, &row, registry.clock.after(registry.settings.upload_ttl)).await?;
         // Cancelled, or another's since the lease ran out: what was written is nobody's.
         if saved > 0 {
+            if has_left {
+                uploads::save_place(&mut tx, &row).await?;
+            }
             let first = row.parts_count - new_parts.len() as u64;
             uploads::add_parts(&mut tx, &row.id, first, new_parts).await?;
             if let Some(tail) = tail {

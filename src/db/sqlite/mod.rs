@@ -34,7 +34,7 @@ const READERS: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const STATEMENTS: usize = 200;
 /// Pages in the log from which on it is folded into the database.
-const LOG_PAGES: i32 = 4_000;
+const LOG_PAGES: i32 = 16_000;
 
 thread_local! {
     /// How long the log was after the last commit of this thread, in pages.
