@@ -218,7 +218,7 @@ impl Call<'_> {
     }
 }
 
-async fn serve(State(app): State<App>, request: Request) -> Response {
+async fn serve(State(app): State<App>, mut request: Request) -> Response {
     let id = request_id();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = std::time::Instant::now();
@@ -226,6 +226,7 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
         // Boxed as the others are: they would have the room for it.
         Box::pin(answer(app, request, &id)).await
     } else {
+        let_go_of_buffer(&mut request);
         // The client may hang up: what was begun ends in a known state all the same.
         let (tasks, id) = (app.0.tasks.clone(), id.clone());
         let work = {
@@ -240,6 +241,20 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, %method, path, status, duration_ms, "{method} {path} {status}");
     response
+}
+
+/// Copies what the head of a request shares with the buffer it was read into, so that a body that takes its time
+/// does not keep that too.
+fn let_go_of_buffer(request: &mut Request) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
 fn named(response: &mut Response, id: &str) {

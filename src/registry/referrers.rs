@@ -62,9 +62,15 @@ struct Piece {
     known: Vec<(String, String)>,
 }
 
-/// A referrer that may be on the page: its size, and its text where it is known already.
+impl Piece {
+    fn after(last: &str) -> Self {
+        Self { size_bytes: 0, count: 0, after: last.to_owned(), to: String::new(), known: Vec::new() }
+    }
+}
+
+/// A referrer: its digest, the size of its descriptor, and the descriptor where it is known already.
 #[derive(Debug)]
-struct Candidate {
+struct Listed {
     digest: String,
     size_bytes: u64,
     text: Option<String>,
@@ -80,59 +86,68 @@ impl Registry {
         let Some(repository_id) = repositories::find(&self.db, permit.resource()).await? else {
             return Ok(ReferrersPage::default());
         };
-        let mut candidates = self.listed(repository_id, query).await?;
-        candidates.extend(self.fallback(repository_id, query).await?);
-        // Of two with one digest the first stays.
-        candidates.sort_by(|one, other| one.digest.cmp(&other.digest));
-        candidates.dedup_by(|later, first| later.digest == first.digest);
-        let next = self.cut(&mut candidates);
-        let pieces = pieces(query, candidates);
-        let known = pieces.iter().flat_map(|piece| &piece.known).map(|(_, text)| text.len() as u64);
-        let largest = pieces.iter().map(|piece| piece.size_bytes).max().unwrap_or_default();
-        let memory_bytes = known.sum::<u64>() + largest;
-        let pieces = pieces.into_iter();
-        Ok(ReferrersPage { next, memory_bytes, repository_id, pieces, is_begun: false })
+        let mut plan = Plan::after(&query.last, self.settings.referrers_page_bytes);
+        let mut tagged = self.tagged(repository_id, query).await?.into_iter().peekable();
+        let mut last = query.last.clone();
+        loop {
+            let (entries, is_end) = self.entries(repository_id, query, &last).await?;
+            if let Some(entry) = entries.last() {
+                last.clone_from(&entry.digest);
+            }
+            for referrers::Entry { digest, descriptor_bytes } in entries {
+                while let Some(earlier) = tagged.next_if(|tagged| tagged.digest < digest) {
+                    plan.add(earlier);
+                }
+                // It has come since the tag was looked at, and has its own word.
+                tagged.next_if(|tagged| tagged.digest == digest);
+                plan.add(Listed { digest, size_bytes: descriptor_bytes, text: None });
+            }
+            if is_end || plan.next.is_some() {
+                break;
+            }
+            yield_now().await;
+        }
+        tagged.for_each(|tagged| plan.add(tagged));
+        Ok(plan.page(repository_id))
     }
 
-    /// Those that name the subject themselves.
-    async fn listed(&self, repository_id: i64, query: &ReferrersQuery) -> Result<Vec<Candidate>> {
-        if query.artifact_types.is_empty() {
-            return self.entries(repository_id, query, None).await;
-        }
-        let mut listed = Vec::new();
-        for kind in query.storable_types() {
-            listed.extend(self.entries(repository_id, query, Some(kind)).await?);
-        }
-        Ok(listed)
-    }
-
-    /// Those of one type, or of any: more than a page holds, if there are more.
+    /// Some of those that name the subject themselves, after a digest and by theirs, and whether there are no
+    /// more.
     async fn entries(
         &self,
         repository_id: i64,
         query: &ReferrersQuery,
-        kind: Option<&str>,
-    ) -> Result<Vec<Candidate>> {
+        last: &str,
+    ) -> Result<(Vec<referrers::Entry>, bool)> {
+        let (db, subject) = (&self.db, &query.subject);
+        if query.artifact_types.is_empty() {
+            let some = referrers::entries(db, repository_id, subject, last, AT_ONCE).await?;
+            let is_end = some.len() < AT_ONCE;
+            return Ok((some, is_end));
+        }
+        let mut all = Vec::new();
+        for kind in query.storable_types() {
+            all.extend(self.entries_of_type(repository_id, query, kind).await?);
+        }
+        all.sort_unstable();
+        Ok((all, true))
+    }
+
+    /// Those of one type: more than a page holds, if there are more.
+    async fn entries_of_type(
+        &self,
+        repository_id: i64,
+        query: &ReferrersQuery,
+        kind: &str,
+    ) -> Result<Vec<referrers::Entry>> {
         let (db, subject) = (&self.db, &query.subject);
         let (mut listed, mut total) = (Vec::new(), 0);
-        let mut last = query.last.clone();
         loop {
-            let some = match kind {
-                None => referrers::entries(db, repository_id, subject, &last, AT_ONCE).await?,
-                Some(kind) => {
-                    referrers::entries_of_type(db, repository_id, subject, kind, &last, AT_ONCE).await?
-                }
-            };
+            let last = listed.last().map_or(query.last.as_str(), |last: &referrers::Entry| &last.digest);
+            let some = referrers::entries_of_type(db, repository_id, subject, kind, last, AT_ONCE).await?;
             let is_end = some.len() < AT_ONCE;
             total += some.iter().map(|entry| entry.descriptor_bytes + BETWEEN).sum::<u64>();
-            if let Some(entry) = some.last() {
-                last.clone_from(&entry.digest);
-            }
-            listed.extend(some.into_iter().map(|entry| Candidate {
-                digest: entry.digest,
-                size_bytes: entry.descriptor_bytes,
-                text: None,
-            }));
+            listed.extend(some);
             if is_end || total > self.settings.referrers_page_bytes || listed.len() > ROWS {
                 return Ok(listed);
             }
@@ -140,8 +155,8 @@ impl Registry {
         }
     }
 
-    /// Those that stand under the fallback tag alone.
-    async fn fallback(&self, repository_id: i64, query: &ReferrersQuery) -> Result<Vec<Candidate>> {
+    /// Those that stand under the fallback tag alone, by digest.
+    async fn tagged(&self, repository_id: i64, query: &ReferrersQuery) -> Result<Vec<Listed>> {
         let tag = Tag::fallback_for(&query.subject);
         let Some(content) = manifests::tagged(&self.db, repository_id, &tag).await? else {
             return Ok(Vec::new());
@@ -157,7 +172,7 @@ impl Registry {
         for list in digests.chunks(LIST) {
             known.extend(referrers::known(&self.db, repository_id, &query.subject, list).await?);
         }
-        let mut candidates = Vec::new();
+        let mut tagged = Vec::new();
         for entry in listed {
             let text = entry.raw.get();
             // One that names the subject itself is listed by its own row, with its own annotations.
@@ -167,25 +182,13 @@ impl Registry {
                 && !listed_already
             {
                 let (digest, size_bytes) = (entry.digest.to_string(), text.len() as u64);
-                candidates.push(Candidate { digest, size_bytes, text: Some(text.to_owned()) });
+                tagged.push(Listed { digest, size_bytes, text: Some(text.to_owned()) });
             }
         }
-        Ok(candidates)
-    }
-
-    /// Leaves as many as a page holds, and at least one. The answer is what to go on after.
-    fn cut(&self, candidates: &mut Vec<Candidate>) -> Option<String> {
-        let mut total = 0;
-        let fit = candidates.iter().take(ROWS).take_while(|candidate| {
-            total += candidate.size_bytes + BETWEEN;
-            total <= self.settings.referrers_page_bytes
-        });
-        let count = fit.count().max(1);
-        if count >= candidates.len() {
-            return None;
-        }
-        candidates.truncate(count);
-        candidates.last().map(|last| last.digest.clone())
+        // Of two with one digest the first stays.
+        tagged.sort_by(|one, other| one.digest.cmp(&other.digest));
+        tagged.dedup_by(|later, first| later.digest == first.digest);
+        Ok(tagged)
     }
 
     /// Appends descriptors of a page that have not been read: JSON objects with commas between them, and
@@ -237,27 +240,58 @@ impl Registry {
     }
 }
 
-/// Divides a page into what is read at a time.
-fn pieces(query: &ReferrersQuery, page: Vec<Candidate>) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for Candidate { digest, size_bytes, text } in page {
-        let size_bytes = size_bytes + BETWEEN;
-        let is_full = |piece: &Piece| piece.count == AT_ONCE || piece.size_bytes + size_bytes > PIECE_BYTES;
-        let after = match pieces.last() {
-            None => Some(query.last.clone()),
-            Some(piece) => is_full(piece).then(|| piece.to.clone()),
-        };
-        if let Some(after) = after {
-            let (to, known) = (String::new(), Vec::new());
-            pieces.push(Piece { size_bytes: 0, count: 0, after, to, known });
+/// A page in the making.
+struct Plan {
+    page_bytes: u64,
+    total_bytes: u64,
+    count: usize,
+    pieces: Vec<Piece>,
+    /// The last referrer on it.
+    last: String,
+    /// The digest to go on after, once the page is full.
+    next: Option<String>,
+}
+
+impl Plan {
+    fn after(last: &str, page_bytes: u64) -> Self {
+        let (pieces, last) = (Vec::new(), last.to_owned());
+        Self { page_bytes, total_bytes: 0, count: 0, pieces, last, next: None }
+    }
+
+    /// Adds the next referrer by digest, if there is room for it or it is the first.
+    fn add(&mut self, listed: Listed) {
+        let size_bytes = listed.size_bytes + BETWEEN;
+        let is_full = self.total_bytes + size_bytes > self.page_bytes || self.count == ROWS;
+        if self.next.is_some() || (is_full && self.count > 0) {
+            self.next.get_or_insert_with(|| self.last.clone());
+            return;
         }
-        let Some(piece) = pieces.last_mut() else { continue };
+        let has_room =
+            |piece: &&mut Piece| piece.count < AT_ONCE && piece.size_bytes + size_bytes <= PIECE_BYTES;
+        let piece = match self.pieces.last_mut().filter(has_room) {
+            Some(piece) => piece,
+            None => self.pieces.push_mut(Piece::after(&self.last)),
+        };
         piece.size_bytes += size_bytes;
         piece.count += 1;
-        piece.known.extend(text.map(|text| (digest.clone(), text)));
-        piece.to = digest;
+        piece.to.clone_from(&listed.digest);
+        piece.known.extend(listed.text.map(|text| (listed.digest.clone(), text)));
+        self.total_bytes += size_bytes;
+        self.count += 1;
+        self.last = listed.digest;
     }
-    pieces
+
+    fn page(self, repository_id: i64) -> ReferrersPage {
+        let known = self.pieces.iter().flat_map(|piece| &piece.known).map(|(_, text)| text.len() as u64);
+        let largest = self.pieces.iter().map(|piece| piece.size_bytes).max().unwrap_or_default();
+        ReferrersPage {
+            next: self.next,
+            memory_bytes: known.sum::<u64>() + largest,
+            repository_id,
+            pieces: self.pieces.into_iter(),
+            is_begun: false,
+        }
+    }
 }
 
 impl ReferrersQuery {

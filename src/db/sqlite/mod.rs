@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -26,7 +27,7 @@ use tokio::task::spawn_blocking;
 
 use self::log::Log;
 pub(crate) use self::statement::columns_of;
-pub use self::statement::{FromRow, Large, On, count, parsed, plain};
+pub use self::statement::{FromRow, Large, On, count, parsed, place, plain};
 use super::{Db, Error, Result};
 
 /// Connections for reading that are kept; more are opened when more read at once.
@@ -102,6 +103,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise a statement with a bound LIMIT is planned anew each time it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 

@@ -128,41 +128,50 @@ fn in_place<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// A column as it is.
-pub fn plain<T: FromSql>(row: &Row<'_>, name: &str) -> rusqlite::Result<T> {
-    row.get(name)
+pub fn plain<T: FromSql>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    row.get(index)
 }
 
 /// A column of text that must be more than text.
-pub fn parsed<T>(row: &Row<'_>, name: &str) -> rusqlite::Result<T>
+pub fn parsed<T>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
 where
     T: TryFrom<String, Error: std::error::Error + Send + Sync + 'static>,
 {
-    let text: String = row.get(name)?;
-    T::try_from(text).map_err(|error| unreadable(row, name, Type::Text, error))
+    let text: String = row.get(index)?;
+    T::try_from(text).map_err(|error| unreadable(index, Type::Text, error))
 }
 
 /// A column that counts.
-pub fn count(row: &Row<'_>, name: &str) -> rusqlite::Result<u64> {
-    let number: i64 = row.get(name)?;
-    u64::try_from(number).map_err(|error| unreadable(row, name, Type::Integer, error))
+pub fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(index)?;
+    u64::try_from(number).map_err(|error| unreadable(index, Type::Integer, error))
 }
 
 fn unreadable(
-    row: &Row<'_>,
-    name: &str,
+    index: usize,
     kind: Type,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {
-    let column = row.as_ref().column_index(name).unwrap_or_default();
-    rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
+    rusqlite::Error::FromSqlConversionFailure(index, kind, Box::new(error))
 }
 
-/// Says how each column of a struct is read.
+/// The place of the next column of a struct. Every statement lists them in the struct's order; to look for each
+/// by its name would take longer than to read it.
+pub fn place(row: &Row<'_>, next: &mut usize, name: &str) -> usize {
+    let index = *next;
+    debug_assert_eq!(row.as_ref().column_name(index), Ok(name), "a statement has another order");
+    *next += 1;
+    index
+}
+
+/// Says how each column of a struct is read, in the order of the statements.
 macro_rules! columns_of {
     ($row:ident { $($column:ident: $read:ident),+ $(,)? }) => {
         impl $crate::db::sqlite::FromRow for $row {
             fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-                Ok(Self { $($column: $crate::db::sqlite::$read(row, stringify!($column))?),+ })
+                let mut next = 0;
+                let mut place = |name| $crate::db::sqlite::place(row, &mut next, name);
+                Ok(Self { $($column: $crate::db::sqlite::$read(row, place(stringify!($column)))?),+ })
             }
         }
     };
