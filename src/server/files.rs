@@ -16,24 +16,18 @@ use crate::registry::FileRange;
 /// Read in one go at most. hyper keeps a buffer for each connection, also while its client is silent, and
 /// doubles it whenever a read fills it: this way it ends at 64 KiB. TLS hands out a record or two at a time.
 const READ_BYTES: usize = 64 * 1024 - 1;
-/// Of a client that has not sent much yet: this way the buffer stays at 8 KiB, of which there may be thousands.
-const FIRST_READ_BYTES: usize = 8 * 1024 - 1;
-/// What is much.
-const MUCH_BYTES: usize = 256 * 1024;
 
 /// Sends the bytes it is given, and for a stand-in ([`Files`]) the file's.
 pub(super) struct FileStream {
     stream: TcpStream,
     files: Files,
-    /// What the client has sent, as long as it is not much.
-    received_bytes: usize,
     /// What left the page cache while the client did not read is read again, on a thread that may block.
     loading: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl FileStream {
     pub(super) fn new(stream: TcpStream, files: Files) -> Self {
-        Self { stream, files, received_bytes: 0, loading: None }
+        Self { stream, files, loading: None }
     }
 
     fn poll_send_file(&mut self, context: &mut Context<'_>, stand_in: &[u8]) -> Poll<io::Result<usize>> {
@@ -86,11 +80,8 @@ impl AsyncRead for FileStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let limit = if self.received_bytes < MUCH_BYTES { FIRST_READ_BYTES } else { READ_BYTES };
         let stream = Pin::new(&mut self.stream);
-        let read = ready!(poll_read_buf(stream, context, &mut buffer.limit(limit)))?;
-        self.received_bytes = self.received_bytes.saturating_add(read);
-        Poll::Ready(Ok(()))
+        poll_read_buf(stream, context, &mut buffer.limit(READ_BYTES)).map_ok(drop)
     }
 }
 
