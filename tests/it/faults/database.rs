@@ -409,6 +409,7 @@ async fn answers(db: &Db) -> Vec<String> {
     (mine.offset_bytes, mine.writer_until, mine.parts_count) = (5, 160, 3);
     (mine.multipart, mine.part_bytes, mine.storage_key) = (Some("multi".into()), 2, key(299));
     answers.note("saved", uploads::save(&mut tx, &mine, 100).await);
+    answers.note("saved elsewhere", uploads::save_place(&mut tx, &mine).await);
     let parts: Vec<String> = (0..250).map(|part| format!("part {part}")).collect();
     answers.note("parts", uploads::add_parts(&mut tx, "s1", 0, &parts[..1]).await);
     answers.note("more parts", uploads::add_parts(&mut tx, "s1", 1, &parts[1..]).await);
@@ -421,6 +422,9 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("another tail", uploads::keep_tail(&mut tx, "s1", b"another").await);
     let yours = uploads::Session { writer: Some(you.to_string()), ..mine.clone() };
     answers.note("saved by another", uploads::save(&mut tx, &yours, 100).await);
+    answers.note("saved elsewhere by another", uploads::save_place(&mut tx, &yours).await);
+    answers.note("none expired", uploads::any_expired(&mut tx, 99).await);
+    answers.note("some expired", uploads::any_expired(&mut tx, 155).await);
     answers.note("expired", uploads::expire(&mut tx, 155, 10).await);
     answers.note("written", uploads::written(&mut tx).await);
     answers.note("taken over", uploads::take_over(&mut tx, &mine, &third, 190, 160).await);
