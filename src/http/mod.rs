@@ -246,6 +246,9 @@ async fn serve(State(app): State<App>, mut request: Request) -> Response {
 /// Copies what the head of a request shares with the buffer it was read into, so that a body that takes its time
 /// does not keep that too.
 fn let_go_of_buffer(request: &mut Request) {
+    if http_body::Body::is_end_stream(request.body()) {
+        return;
+    }
     if let Ok(uri) = request.uri().to_string().parse() {
         *request.uri_mut() = uri;
     }

@@ -88,12 +88,8 @@ impl Registry {
         };
         let mut plan = Plan::after(&query.last, self.settings.referrers_page_bytes);
         let mut tagged = self.tagged(repository_id, query).await?.into_iter().peekable();
-        let mut last = query.last.clone();
         loop {
-            let (entries, is_end) = self.entries(repository_id, query, &last).await?;
-            if let Some(entry) = entries.last() {
-                last.clone_from(&entry.digest);
-            }
+            let (entries, is_end) = self.entries(repository_id, query, &plan.last).await?;
             for referrers::Entry { digest, descriptor_bytes } in entries {
                 while let Some(earlier) = tagged.next_if(|tagged| tagged.digest < digest) {
                     plan.add(earlier);
@@ -246,7 +242,7 @@ struct Plan {
     total_bytes: u64,
     count: usize,
     pieces: Vec<Piece>,
-    /// The last referrer on it.
+    /// The last referrer on it, or before it.
     last: String,
     /// The digest to go on after, once the page is full.
     next: Option<String>,

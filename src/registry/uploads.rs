@@ -523,13 +523,14 @@ impl<'a> Turn<'a> {
         let has_moved = (row.offset_bytes, row.parts_count) != (before.offset_bytes, before.parts_count);
         let tail = tail.filter(|_| has_moved);
         let drop_tail = tail.is_none() && has_moved && before.multipart.is_some();
-        let has_left = before.place() != row.place();
-        let is_one = !has_left && new_parts.is_empty() && astray.is_none() && tail.is_none() && !drop_tail;
+        let is_elsewhere = (&row.storage_key, &row.multipart) != (&before.storage_key, &before.multipart);
+        let is_one =
+            !is_elsewhere && new_parts.is_empty() && astray.is_none() && tail.is_none() && !drop_tail;
         let mut tx = if is_one { registry.db.begin_one().await? } else { registry.db.begin().await? };
         let saved = uploads::save(&mut tx, &row, registry.clock.after(registry.settings.upload_ttl)).await?;
         // Cancelled, or another's since the lease ran out: what was written is nobody's.
         if saved > 0 {
-            if has_left {
+            if is_elsewhere {
                 uploads::save_place(&mut tx, &row).await?;
             }
             let first = row.parts_count - new_parts.len() as u64;
