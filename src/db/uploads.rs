@@ -298,10 +298,10 @@ pub async fn tail(mut on: impl Handle, id: &str) -> Result<Vec<u8>> {
     Ok(content.unwrap_or_default())
 }
 
-/// Ends a session that its writer has; the answer is where it stood.
-pub async fn remove(mut tx: &mut Tx, id: &str, writer: &Key) -> Result<Option<Session>> {
+/// Ends a session that nobody has claimed since it was `known`; the answer is where it stood.
+pub async fn remove(mut tx: &mut Tx, known: &Session) -> Result<Option<Session>> {
     let sql = concat!("DELETE FROM uploads WHERE id = $1 AND writer = $2 RETURNING ", columns!());
-    query!(tx, fetch_optional sqlx::query_as(sql).bind(id).bind(writer.as_str()))
+    query!(tx, fetch_optional sqlx::query_as(sql).bind(&known.id).bind(&known.writer))
 }
 
 /// Ends a session, whoever writes it; the answer is what to doom, and when.

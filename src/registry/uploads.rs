@@ -101,11 +101,42 @@ impl Registry {
         chunk: Option<Chunk>,
         expected: &Digest,
     ) -> Result<Blob> {
+        if chunk.is_none()
+            && let Some(blob) = self.finish_as_it_is(permit, id, expected).await?
+        {
+            return Ok(blob);
+        }
         let mut turn = self.claim(permit, id).await?;
         let size_bytes = chunk.as_ref().map_or(Some(0), |chunk| chunk.size_bytes);
         let object = Box::pin(turn.receive(chunk, size_bytes).await?.close(expected)).await?;
         fail::fail_point!("uploads::stored", |_| std::process::abort());
-        again(|| self.commit_blob(permit, &turn, &object, expected)).await
+        let blob = again(|| self.commit_blob(permit, &turn.row, &object, expected)).await?;
+        blob.ok_or(RegistryError::UploadUnknown)
+    }
+
+    /// Makes a session's bytes a blob if nothing has to be written for it but the index, which takes no claim:
+    /// of whoever else wants the session one is first. `None`, and nothing has happened, if it takes a writer,
+    /// or has one by now.
+    async fn finish_as_it_is(
+        &self,
+        permit: &Permit<Push>,
+        id: &str,
+        expected: &Digest,
+    ) -> Result<Option<Blob>> {
+        if self.store.writes_aside() {
+            return Ok(None);
+        }
+        let row = uploads::find(&self.db, &owner(permit), id).await?.ok_or(RegistryError::UploadUnknown)?;
+        let upload = stands(&row)?;
+        // A digest of another algorithm is another one too: the file has to be read for it.
+        if row.writer_until > 0 || upload.digest() != *expected || !self.store.close_as_it_is(&upload).await?
+        {
+            return Ok(None);
+        }
+        let object =
+            Object { key: row.storage_key.clone(), size_bytes: upload.offset(), digest: expected.clone() };
+        fail::fail_point!("uploads::stored", |_| std::process::abort());
+        again(|| self.commit_blob(permit, &row, &object, expected)).await
     }
 
     /// Ends a session without a blob.
@@ -192,17 +223,17 @@ impl Registry {
         Ok(())
     }
 
+    /// Makes an object a blob, and ends its session; `None` if that is not as `known` any more.
     async fn commit_blob(
         &self,
         permit: &Permit<Push>,
-        turn: &Turn<'_>,
+        known: &uploads::Session,
         object: &Object,
         digest: &Digest,
-    ) -> Result<Blob> {
+    ) -> Result<Option<Blob>> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        let row = uploads::remove(&mut tx, &turn.row.id, &turn.writer).await?;
-        let row = row.ok_or(RegistryError::UploadUnknown)?;
+        let Some(row) = uploads::remove(&mut tx, known).await? else { return Ok(None) };
         if row.storage_key != object.key && row.offset_bytes > 0 {
             doom(&mut tx, &row.place(), now).await?;
         }
@@ -220,7 +251,7 @@ impl Registry {
         fail::fail_point!("uploads::before_commit", |_| std::process::abort());
         tx.commit().await?;
         fail::fail_point!("uploads::committed", |_| std::process::abort());
-        Ok(Blob { digest: digest.clone(), size_bytes: object.size_bytes })
+        Ok(Some(Blob { digest: digest.clone(), size_bytes: object.size_bytes }))
     }
 
     /// Becomes the one who writes to a session.
@@ -272,6 +303,13 @@ async fn doom(tx: &mut db::Tx, place: &uploads::Place, not_before: i64) -> Resul
     Ok(())
 }
 
+/// Where a session stands.
+fn stands(row: &uploads::Session) -> Result<Upload> {
+    let algorithm = row.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
+    let upload = Upload::restore(row.storage_key.clone(), algorithm, row.offset_bytes, &row.hash_state);
+    Ok(upload.map_err(|_| RegistryError::SessionDamaged)?.with_parts(row.parts()))
+}
+
 /// A claimed session.
 struct Turn<'a> {
     registry: &'a Registry,
@@ -293,14 +331,6 @@ struct Received<'t, 'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// Where the session stands.
-    fn stands(&self) -> Result<Upload> {
-        let row = &self.row;
-        let algorithm = row.algorithm.parse().map_err(|_| RegistryError::SessionDamaged)?;
-        let upload = Upload::restore(row.storage_key.clone(), algorithm, row.offset_bytes, &row.hash_state);
-        Ok(upload.map_err(|_| RegistryError::SessionDamaged)?.with_parts(row.parts()))
-    }
-
     /// Goes on with the session at `upload`; it will have so many bytes if that is known.
     fn open(&self, upload: Upload, expected_bytes: Option<u64>) -> Writer {
         let (db, id) = (self.registry.db.clone(), self.row.id.clone());
@@ -313,7 +343,7 @@ impl<'a> Turn<'a> {
     /// others, if that is known. On any failure the session is let go, at the last byte that is known to
     /// be stored.
     async fn receive<'t>(&'t mut self, chunk: Option<Chunk>, more: Option<u64>) -> Result<Received<'t, 'a>> {
-        let begun = self.stands()?;
+        let begun = stands(&self.row)?;
         let offset = begun.offset();
         if let Some(start) = chunk.as_ref().and_then(|chunk| chunk.start).filter(|start| *start != offset) {
             tracing::debug!(start, offset, "chunk out of order");
@@ -365,7 +395,7 @@ impl<'a> Turn<'a> {
                     let Suspended { upload, tail } = writer.suspend().await?;
                     self.save(&upload, tail.as_ref(), 0).await?;
                     Box::pin(self.claim_again()).await?;
-                    *writer = self.open(self.stands()?, expected_bytes);
+                    *writer = self.open(stands(&self.row)?, expected_bytes);
                 }
                 Err(WriteError::Body(why)) => return Err(RegistryError::BrokenOff(why, 0)),
                 Err(WriteError::Store(error)) => return Err(error.into()),
@@ -482,7 +512,7 @@ impl<'a> Turn<'a> {
     /// Ends the session and dooms what it has.
     async fn end(&self) -> Result<()> {
         let mut tx = self.registry.db.begin().await?;
-        if let Some(row) = uploads::remove(&mut tx, &self.row.id, &self.writer).await? {
+        if let Some(row) = uploads::remove(&mut tx, &self.row).await? {
             self.registry.doom_all(&mut tx, &row, self.registry.clock.now()).await?;
         }
         tx.commit().await?;
@@ -581,7 +611,7 @@ impl Received<'_, '_> {
             Err(error) => {
                 // Back to where the request began, which makes room if that is what was missing, or to
                 // what has been written down since.
-                let back = if turn.can_go_back(&begun) { begun.clone() } else { turn.stands()? };
+                let back = if turn.can_go_back(&begun) { begun.clone() } else { stands(&turn.row)? };
                 let writer = turn.open(back, None);
                 return Err(turn.break_off(writer, &begun, error.into()).await);
             }

@@ -163,6 +163,16 @@ impl Store {
         }
     }
 
+    /// Closes an upload without a writer, where nothing has to be written for it: `false`, and nothing has
+    /// happened, unless it is in a folder and its file is as long as it. All of it must have been told to the
+    /// index, as for [`Store::writer`]. After `true` the object is durable.
+    pub async fn close_as_it_is(&self, upload: &Upload) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::Filesystem(filesystem) => filesystem.close_as_it_is(upload).await,
+            Backend::Cloud(_) => Ok(false),
+        }
+    }
+
     /// Reads `range` of an object that has `size_bytes` bytes.
     ///
     /// An object that is not there, or is of another size, is an error before the first byte.

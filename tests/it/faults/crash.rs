@@ -64,10 +64,9 @@ use Act::{
 use Way::{Containerd, Docker, Single};
 
 /// Every fail point, how it is armed, and in the middle of what.
-const SCENARIOS: [(&str, &str, &[Act]); 39] = [
+const SCENARIOS: [(&str, &str, &[Act]); 38] = [
     ("uploads::started", "return", &[Upload(Docker), Upload(Single)]),
     ("uploads::claimed", "return", &[Upload(Docker), Upload(Containerd)]),
-    ("uploads::claimed", "1*off->return", &[Upload(Docker)]),
     ("storage::synced", "return", &[Upload(Docker), Upload(Containerd), Upload(Single)]),
     ("uploads::suspended", "return", &[Upload(Docker)]),
     ("uploads::checkpoint", "return", &[UploadSlowly]),
@@ -107,9 +106,8 @@ const SCENARIOS: [(&str, &str, &[Act]); 39] = [
 ];
 
 /// What only a folder meets.
-const IN_A_FOLDER: [(&str, &str, &[Act]); 5] = [
+const IN_A_FOLDER: [(&str, &str, &[Act]); 4] = [
     ("storage::created", "return", &[Upload(Docker), Upload(Containerd)]),
-    ("storage::created", "1*off->return", &[Upload(Docker)]),
     ("storage::written", "return", &[Upload(Docker), Upload(Containerd), Upload(Single)]),
     // This one is also met in the middle of a batch.
     ("storage::deleted", "return", &[Collect]),
@@ -117,7 +115,8 @@ const IN_A_FOLDER: [(&str, &str, &[Act]); 5] = [
 ];
 
 /// What only an object store meets.
-const IN_A_BUCKET: [(&str, &str, &[Act]); 9] = [
+const IN_A_BUCKET: [(&str, &str, &[Act]); 10] = [
+    ("uploads::claimed", "1*off->return", &[Upload(Docker)]),
     ("storage::multipart_opened", "return", &[UploadLarge(Docker), UploadLarge(Containerd)]),
     ("uploads::multipart_noted", "return", &[UploadLarge(Docker), UploadLarge(Single)]),
     ("storage::part_put", "return", &[UploadLarge(Docker), UploadLarge(Containerd)]),

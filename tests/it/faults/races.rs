@@ -3,6 +3,8 @@
 //! On PostgreSQL two transactions that lock the same rows in another order end in a deadlock, which
 //! the database breaks by failing one of them. A client must not hear of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -88,6 +90,63 @@ async fn uploads_mounts_and_deletes_of_one_blob_do_not_block_each_other() {
         }
         assert_invariants(&server).await;
         assert!(!server.said().contains("a round of jobs broke off"), "{}", server.said());
+    }
+}
+
+/// What crosses the end of a session.
+#[derive(Clone, Copy, Debug)]
+enum Other {
+    /// More bytes.
+    Append,
+    /// The same end, sent again.
+    Finish,
+    Cancel,
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_and_what_crosses_it_are_not_both_acknowledged() {
+    let _bench = workbench!("postgres");
+    for mut server in servers("1h").await {
+        // Between its look at the session and the end of it.
+        server.restart_with(&[("FAILPOINTS", "uploads::stored=sleep(10)")]).await;
+        let wire = Wire::to(&server);
+        let mut everyone = JoinSet::new();
+        for number in 0..120_u64 {
+            let (wire, other) =
+                (wire.clone(), [Other::Append, Other::Finish, Other::Cancel][number as usize % 3]);
+            everyone.spawn(async move {
+                let bytes = blob(number, 1_000);
+                let (begin, rest) = (bytes.slice(..600), bytes.slice(600..));
+                let location = wire.start("team/app").await.expect("start");
+                wire.append(&location, begin.clone()).await.expect("append");
+                let cross = async {
+                    tokio::time::sleep(Duration::from_millis(number / 3 % 20)).await;
+                    match other {
+                        Other::Append => wire.append(&location, rest).await.map(drop),
+                        Other::Finish => wire.finish(&location, &sha256(&begin)).await,
+                        Other::Cancel => wire.cancel(&location).await,
+                    }
+                };
+                let digest = sha256(&begin);
+                let (finished, crossed) = tokio::join!(wire.finish(&location, &digest), cross);
+                let both = (finished.is_ok(), crossed.is_ok());
+                match other {
+                    Other::Finish => assert!(both.0 || both.1, "{finished:?} {crossed:?}"),
+                    _ => assert!(both.0 != both.1, "{other:?}: {finished:?} {crossed:?}"),
+                }
+                if both.0 || matches!(other, Other::Finish) {
+                    wire.blob("team/app", &digest).await.expect("a blob");
+                } else if matches!(other, Other::Append) {
+                    assert_eq!(wire.offset(&location).await.expect("where it stands"), bytes.len());
+                    wire.finish(&location, &sha256(&bytes)).await.expect("finish");
+                    wire.blob("team/app", &sha256(&bytes)).await.expect("a blob");
+                }
+            });
+        }
+        while let Some(met) = everyone.join_next().await {
+            met.expect("what was acknowledged is there");
+        }
+        assert_invariants(&server).await;
     }
 }
 
