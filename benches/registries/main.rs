@@ -62,8 +62,9 @@ fn command() -> String {
         Some("debug") => " --profile dev".to_owned(),
         Some(profile) => format!(" --profile {profile}"),
     };
+    let program = std::env::var("BERTH").map(|program| format!("BERTH={program} ")).unwrap_or_default();
     let separator = if shown.is_empty() { "" } else { " -- " };
-    format!("cargo bench --bench registries{profile}{separator}{}", shown.join(" "))
+    format!("{program}cargo bench --bench registries{profile}{separator}{}", shown.join(" "))
 }
 
 /// Asks ext4 to put what is in the folders of a folder far apart, each as if it were at the top. Without a journal
@@ -99,10 +100,12 @@ fn main() -> Result<()> {
         let report = runtime.block_on(growth::run(&plan, &command()))?;
         return report.write(options.write.as_deref());
     }
-    let report = runtime.block_on(run::run(&plan, command(), options.count_syncs))?;
-    if let Some(file) = &options.write {
-        return report.write(file);
+    let (report, servers) = runtime.block_on(run::run(&plan, command(), options.count_syncs))?;
+    match &options.write {
+        Some(file) => report.write(file)?,
+        None => print!("{}", report.render(None)),
     }
-    print!("{}", report.render(None));
+    eprintln!("removing what the servers wrote");
+    drop(servers);
     Ok(())
 }

@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// The share of a round that the warm-up before it lasts.
 const WARM_UP: f64 = 0.25;
 
-/// Measures what the plan says.
-pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<Report> {
+/// Measures what the plan says. The servers that come with the report are stopped; their data goes with them.
+pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<(Report, Vec<Server>)> {
     let busy = machine::load_average()?;
     if busy > 0.5 {
         eprintln!("the machine is busy (load average {busy}): these figures will be noise");
@@ -58,9 +58,7 @@ pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<Repo
             done.extend(servers);
         }
     }
-    eprintln!("removing what the servers wrote");
-    drop(done);
-    Ok(Report {
+    let report = Report {
         plan: plan.clone(),
         command,
         date: machine::date()?,
@@ -72,7 +70,8 @@ pub async fn run(plan: &Plan, command: String, count_syncs: bool) -> Result<Repo
         limits,
         outcomes,
         backing: backing.describe(),
-    })
+    };
+    Ok((report, done))
 }
 
 /// Who plays a load: the servers of the plan, and nginx where it is the limit.

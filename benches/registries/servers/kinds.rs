@@ -164,7 +164,7 @@ impl Kind {
     pub fn program(self) -> Result<PathBuf> {
         let found = match self {
             Self::Berth | Self::Postgres | Self::Replicas | Self::FourReplicas => {
-                Some(PathBuf::from(env!("CARGO_BIN_EXE_berth")))
+                Some(std::env::var_os("BERTH").unwrap_or_else(|| env!("CARGO_BIN_EXE_berth").into()).into())
             }
             Self::DockerRegistry => in_path("docker-registry"),
             Self::Before => std::env::var_os("BERTH_BEFORE").map(PathBuf::from),

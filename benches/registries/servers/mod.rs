@@ -86,8 +86,9 @@ impl Server {
     /// Ends its processes; the data stays. What they have not written by now, they lose.
     pub fn stop(&mut self) {
         for child in &mut self.children {
-            // nginx ends its workers at this signal, and leaves them behind at the other.
-            if self.kind == Kind::Nginx {
+            // nginx ends its workers at this signal, and leaves them behind at the other; and a program that records
+            // what it does writes that down when it ends by itself.
+            if self.kind == Kind::Nginx || std::env::var_os("LLVM_PROFILE_FILE").is_some() {
                 let _ = Command::new("kill").arg(child.id().to_string()).status();
             } else {
                 let _ = child.kill();
