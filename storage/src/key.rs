@@ -75,7 +75,9 @@ mod tests {
 
         assert_eq!(keys.iter().map(|key| &key.as_str()[6..]).collect::<BTreeSet<_>>().len(), keys.len());
         let mut shards = BTreeMap::<&str, u64>::new();
-        keys.iter().for_each(|key| *shards.entry(key.shard()).or_default() += 1);
+        for key in &keys {
+            *shards.entry(key.shard()).or_default() += 1;
+        }
         assert_eq!(shards.len(), usize::from(SHARDS));
         // Other tests of the process make keys too.
         let runs = keys.chunk_by(|one, next| one.as_str()[..6] == next.as_str()[..6]);

@@ -111,9 +111,9 @@ async fn the_end_of_a_session_and_what_crosses_it_are_not_both_acknowledged() {
         server.restart_with(&[("FAILPOINTS", "uploads::stored=sleep(10)")]).await;
         let wire = Wire::to(&server);
         let mut everyone = JoinSet::new();
-        for number in 0..120_u64 {
-            let (wire, other) =
-                (wire.clone(), [Other::Append, Other::Finish, Other::Cancel][number as usize % 3]);
+        let others = [Other::Append, Other::Finish, Other::Cancel];
+        for (number, other) in (0..120_u64).zip(others.into_iter().cycle()) {
+            let wire = wire.clone();
             everyone.spawn(async move {
                 let bytes = blob(number, 1_000);
                 let (begin, rest) = (bytes.slice(..600), bytes.slice(600..));
