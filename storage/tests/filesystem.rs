@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use berth_storage::{Algorithm, Digest, Memory, Store, StoreError, WriteError};
+use berth_storage::{Algorithm, Digest, Memory, Store, StoreError, Upload, WriteError};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::JoinSet;
@@ -87,6 +87,29 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
     let object = writing.finish(&bytes).await;
     let read = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
     assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn only_an_upload_whose_file_has_what_the_index_knows_is_closed_as_it_is() {
+    let scene = backends::filesystem(TINY).await.unwrap();
+    let store = &scene.store;
+    let nothing = Session::begin(Algorithm::Sha256);
+    assert!(!store.close_as_it_is(&nothing.upload()).await.unwrap(), "there is no file yet");
+    let bytes = content(15, 1_000);
+    let mut writing = nothing.write(store);
+    writing.bytes(&bytes, 300).await;
+    let kept = writing.suspend().await.unwrap();
+
+    assert!(store.close_as_it_is(&kept.upload()).await.unwrap());
+
+    let read = store.read(kept.key(), 1_000, 0..1_000).await.unwrap();
+    assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
+    for offset in [999, 1_001] {
+        let state = kept.upload().hash_state();
+        let other = Upload::restore(kept.key().clone(), Algorithm::Sha256, offset, &state).unwrap();
+        assert!(!store.close_as_it_is(&other).await.unwrap(), "{offset}");
+    }
+    assert_eq!(store.size(kept.key()).await.unwrap(), Some(1_000), "nothing was cut");
 }
 
 #[tokio::test]
