@@ -164,7 +164,7 @@ impl Store {
     }
 
     /// Closes an upload without a writer, where nothing has to be written for it: `false`, and nothing has
-    /// happened, unless it is in a folder and its file is as long as it. All of it must have been told to the
+    /// happened, unless it is in a folder, its file is as long as it, and no writer has that open. All of it must have been told to the
     /// index, as for [`Store::writer`]. After `true` the object is durable.
     pub async fn close_as_it_is(&self, upload: &Upload) -> Result<bool, StoreError> {
         match &self.backend {

@@ -110,6 +110,12 @@ async fn only_an_upload_whose_file_has_what_the_index_knows_is_closed_as_it_is()
         assert!(!store.close_as_it_is(&other).await.unwrap(), "{offset}");
     }
     assert_eq!(store.size(kept.key()).await.unwrap(), Some(1_000), "nothing was cut");
+    // Its time may be over, and the index know nothing of it any more.
+    let mut late = kept.write(store);
+    late.checkpoint().await;
+    assert!(!store.close_as_it_is(&kept.upload()).await.unwrap(), "a writer has it open");
+    drop(late);
+    assert!(store.close_as_it_is(&kept.upload()).await.unwrap());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod reading;
 mod sink;
 mod writing;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,17 @@ impl Filesystem {
     pub(crate) async fn close_as_it_is(&self, upload: &Upload) -> Result<bool, StoreError> {
         let (path, offset) = (self.path(upload.key()), upload.offset());
         blocking("close an object", move || {
-            if length(&path)? != Some(offset) {
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                opened => opened.map_err(StoreError::io("open an object"))?,
+            };
+            // A writer whose time is over may still have it, and would go on where it is.
+            match file.try_lock_shared() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock an object")(error)),
+            }
+            if file.metadata().map_err(StoreError::io("look at an object"))?.len() != offset {
                 return Ok(false);
             }
             // The bytes were synced when the index was told of them; their name was not.
@@ -119,7 +129,12 @@ impl Filesystem {
 
     pub(crate) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path(key);
-        blocking("look at an object", move || length(&path)).await
+        blocking("look at an object", move || match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at an object")(error)),
+        })
+        .await
     }
 
     pub(crate) async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
@@ -191,15 +206,6 @@ impl Filesystem {
             }
         })
         .await
-    }
-}
-
-/// How long a file is; `None` if it is not there.
-fn length(path: &Path) -> Result<Option<u64>, StoreError> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(metadata.len())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("look at an object")(error)),
     }
 }
 
