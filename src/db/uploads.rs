@@ -193,6 +193,13 @@ pub async fn take_over(
         .bind(now))
 }
 
+/// Whether a session is `writer`'s, or was last and is nobody's.
+pub async fn is_writer(mut on: impl Handle, id: &str, writer: &Key) -> Result<bool> {
+    let sql = "SELECT 1 FROM uploads WHERE id = $1 AND writer = $2";
+    let row: Option<(i32,)> = query!(on, fetch_optional sqlx::query_as(sql).bind(id).bind(writer.as_str()))?;
+    Ok(row.is_some())
+}
+
 /// Saves how far a session has come. `session.writer_until` 0 lets go of it. None of it happens, and the
 /// answer is 0, once the session is gone or another's.
 pub async fn save(mut tx: &mut Tx, session: &Session, expires_at: i64) -> Result<u64> {

@@ -313,7 +313,7 @@ fn store(error: &StoreError) -> (Status, Code) {
         | StoreError::Altered { .. }
         | StoreError::Shared(_)
         | StoreError::Cache { .. }
-        | StoreError::Tail(_)
+        | StoreError::Index(_)
         | StoreError::Refused { .. }
         | StoreError::Settings(_)
         | StoreError::Unsynced(_)

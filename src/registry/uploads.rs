@@ -335,7 +335,9 @@ impl<'a> Turn<'a> {
     fn open(&self, upload: Upload, expected_bytes: Option<u64>) -> Writer {
         let (db, id) = (self.registry.db.clone(), self.row.id.clone());
         let tail = async move { Ok(uploads::tail(&db, &id).await?.into()) }.boxed();
-        let context = Context { key: self.writer.clone(), expected_bytes, tail };
+        let (db, id, writer) = (self.registry.db.clone(), self.row.id.clone(), self.writer.clone());
+        let is_ours = async move { Ok(uploads::is_writer(&db, &id, &writer).await?) }.boxed();
+        let context = Context { key: self.writer.clone(), expected_bytes, tail, is_ours };
         self.registry.store.writer(upload, context)
     }
 

@@ -28,8 +28,8 @@ pub enum StoreError {
         /// What is there, in bytes.
         actual: u64,
     },
-    /// Another writer still has the object open.
-    #[error("object {key} is still being written")]
+    /// Another writer still has the object open, or has had it since.
+    #[error("object {key} is another writer's")]
     Busy {
         /// The key that was asked for.
         key: Key,
@@ -68,9 +68,9 @@ pub enum StoreError {
         /// What differs.
         reason: String,
     },
-    /// The index could not give the bytes an upload goes on with.
-    #[error("could not read the tail of an upload: {0}")]
-    Tail(Cause),
+    /// The index could not say what an upload needs to go on.
+    #[error("could not ask the index about an upload: {0}")]
+    Index(Cause),
     /// The object is too large for the store.
     #[error("the upload is larger than {limit} bytes, which is all that its parts can hold")]
     TooLarge {

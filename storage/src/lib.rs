@@ -34,7 +34,9 @@ pub use self::error::{Cause, StoreError, WriteError};
 pub use self::hasher::{HashStateError, Hasher};
 pub use self::key::{Key, KeyError};
 pub use self::tally::Reads;
-pub use self::upload::{Context, Finished, Layout, Object, Parts, Suspended, Tail, Upload, Writer, Written};
+pub use self::upload::{
+    Context, Finished, IsOurs, Layout, Object, Parts, Suspended, Tail, Upload, Writer, Written,
+};
 
 /// How many shards [`Store::list`] is divided in.
 pub const SHARDS: u16 = 256;
@@ -158,14 +160,14 @@ impl Store {
     pub fn writer(&self, upload: Upload, context: Context) -> Writer {
         let budget = Arc::clone(&self.budget);
         match &self.backend {
-            Backend::Filesystem(filesystem) => filesystem.writer(upload, budget).into(),
+            Backend::Filesystem(filesystem) => filesystem.writer(upload, context.is_ours, budget).into(),
             Backend::Cloud(cloud) => cloud.writer(upload, context, budget).into(),
         }
     }
 
     /// Closes an upload without a writer, where nothing has to be written for it: `false`, and nothing has
-    /// happened, unless it is in a folder, its file is as long as it, and no writer has that open. All of it must have been told to the
-    /// index, as for [`Store::writer`]. After `true` the object is durable.
+    /// happened, unless it is in a folder, its file is as long as it, and no writer has that open. All of it must
+    /// have been told to the index, as for [`Store::writer`]. After `true` the object is durable.
     pub async fn close_as_it_is(&self, upload: &Upload) -> Result<bool, StoreError> {
         match &self.backend {
             Backend::Filesystem(filesystem) => filesystem.close_as_it_is(upload).await,

@@ -9,7 +9,9 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::{Algorithm, Digest, HashStateError, Hasher, Key, StoreError, WriteError, cloud, filesystem};
+use crate::{
+    Algorithm, Cause, Digest, HashStateError, Hasher, Key, StoreError, WriteError, cloud, filesystem,
+};
 
 /// Where an upload stands: what a session row remembers of it.
 #[derive(Debug, Clone)]
@@ -57,21 +59,27 @@ pub struct Object {
     pub digest: Digest,
 }
 
-/// What only an object store needs to go on with an upload. A folder ignores it.
+/// What goes on with an upload besides its bytes.
 pub struct Context {
     /// A key nobody else has, for what this writer puts.
     ///
     /// An object store cannot be locked: what a writer does whose time is over must not fall on the
-    /// bytes of the next one, so it happens elsewhere.
+    /// bytes of the next one, so it happens elsewhere. A folder has no use for it.
     pub key: Key,
     /// How long the object will be, in bytes, if that is known.
     pub expected_bytes: Option<u64>,
-    /// Reads the tail, when there is memory for it.
+    /// Reads the tail, when there is memory for it. A folder has none.
     pub tail: Tail,
+    /// Asks the index whether the upload is this writer's still. A file can be locked, but a writer that slept
+    /// before it did so may come when others have been there, and what it has is a blob by then.
+    pub is_ours: IsOurs,
 }
 
 /// Reads the bytes behind the last part, which the index keeps.
-pub type Tail = BoxFuture<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+pub type Tail = BoxFuture<'static, Result<Bytes, Cause>>;
+
+/// Asks whether the index names this writer.
+pub type IsOurs = BoxFuture<'static, Result<bool, Cause>>;
 
 /// An upload that was put away.
 #[derive(Debug)]

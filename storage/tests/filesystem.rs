@@ -291,6 +291,30 @@ async fn two_writers_never_have_one_object_open() {
 }
 
 #[tokio::test]
+async fn a_writer_that_comes_late_leaves_alone_what_is_there() {
+    let scene = backends::filesystem(TINY).await.unwrap();
+    let store = &scene.store;
+    let bytes = content(16, 1_000);
+    let begun = Session::begin(Algorithm::Sha256);
+    let mut writing = begun.write(store);
+    writing.bytes(&bytes.slice(..600), 300).await;
+    let kept = writing.suspend().await.unwrap();
+    for session in [&begun, &kept] {
+        let late = session.clone().taken();
+
+        for rest in [bytes.slice(600..600), bytes.slice(600..)] {
+            let mut writing = late.write(store);
+            writing.bytes(&rest, 300).await;
+            let refused = writing.suspend().await.unwrap_err();
+            assert!(matches!(refused, StoreError::Busy { .. }), "{refused}");
+        }
+
+        assert_eq!(store.size(kept.key()).await.unwrap(), Some(600), "nothing was cut or written");
+    }
+    kept.write(store).finish(&bytes.slice(..600)).await;
+}
+
+#[tokio::test]
 async fn an_object_is_read_from_the_disk_as_it_is_from_memory() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();

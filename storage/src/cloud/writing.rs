@@ -205,7 +205,7 @@ impl Writer {
 
     async fn read_back(&mut self) -> Result<(), StoreError> {
         if self.taken.parts.is_some() {
-            let tail = (&mut self.context.tail).await.map_err(StoreError::Tail)?;
+            let tail = (&mut self.context.tail).await.map_err(StoreError::Index)?;
             if tail.len() as u64 != self.taken.tail_bytes() {
                 return Err(wrong_size(&self.taken, tail.len() as u64));
             }

@@ -21,7 +21,7 @@ use self::reading::{Buffers, Reading};
 use self::sink::Sink;
 pub(crate) use self::writing::{BATCH_BYTES, Writer};
 use crate::budget::Budget;
-use crate::{Algorithm, Digest, Hasher, Key, Listed, PieceStream, SHARDS, StoreError, Upload};
+use crate::{Algorithm, Digest, Hasher, IsOurs, Key, Listed, PieceStream, SHARDS, StoreError, Upload};
 
 const FORMAT: u64 = 1;
 const MARKER: &str = "berth-store.json";
@@ -82,8 +82,8 @@ impl Filesystem {
         self.0.root.join(key.shard()).join(key.as_str())
     }
 
-    pub(crate) fn writer(&self, upload: Upload, budget: Arc<Budget>) -> Writer {
-        let sink = Sink::new(upload.key().clone(), self.path(upload.key()), upload.offset());
+    pub(crate) fn writer(&self, upload: Upload, is_ours: IsOurs, budget: Arc<Budget>) -> Writer {
+        let sink = Sink::new(upload.key().clone(), self.path(upload.key()), upload.offset(), is_ours);
         Writer::new(upload, sink, budget)
     }
 

@@ -3,10 +3,11 @@
 //! It is appended to in place. What the index does not know of is cut off by the next writer, and a
 //! lock on the file keeps a writer out whose time is over.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::sync_parent;
-use crate::{Key, StoreError};
+use crate::{IsOurs, Key, StoreError};
 
 /// So much is written before the disk is asked to catch up, in the background …
 const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
@@ -22,12 +23,13 @@ const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
 const SYNC_BEHIND_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The file of an upload. It is opened when something is done with it.
-#[derive(Debug)]
 pub(super) struct Sink {
     key: Key,
     path: PathBuf,
     /// Where the index says that the upload stands; so much of the file is durable.
     offset: u64,
+    /// Asked once.
+    is_ours: Option<IsOurs>,
     file: Option<Arc<File>>,
     /// The file has changed since it was opened, or is new.
     dirty: bool,
@@ -38,10 +40,17 @@ pub(super) struct Sink {
     syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("key", &self.key).field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
 impl Sink {
     /// The file at `path`, of an upload that stands at `offset`.
-    pub(super) fn new(key: Key, path: PathBuf, offset: u64) -> Self {
-        Self { key, path, offset, file: None, dirty: false, unsynced: 0, behind: 0, syncing: None }
+    pub(super) fn new(key: Key, path: PathBuf, offset: u64, is_ours: IsOurs) -> Self {
+        let is_ours = Some(is_ours);
+        Self { key, path, offset, is_ours, file: None, dirty: false, unsynced: 0, behind: 0, syncing: None }
     }
 
     /// Opens the file, and cuts it to the offset the index knows: bytes behind it were never accounted
@@ -51,14 +60,17 @@ impl Sink {
             return Ok(Arc::clone(file));
         }
         let (key, offset) = (self.key.clone(), self.offset);
-        let opened = OpenOptions::new().write(true).create(offset == 0).truncate(false).open(&self.path);
-        let file = match opened {
+        let (file, is_made) = match open_or_make(&self.path, offset) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
             opened => opened.map_err(StoreError::io("open an object for writing"))?,
         };
         fail::fail_point!("storage::created", |_| std::process::abort());
         lock(&file, &key)?;
         let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
+        // In what was there others may have been meanwhile. From here on the lock keeps them out.
+        if (!is_made || actual > 0) && !self.is_ours()? {
+            return Err(StoreError::Busy { key });
+        }
         if actual < offset {
             return Err(StoreError::WrongSize { key, expected: offset, actual });
         }
@@ -69,6 +81,12 @@ impl Sink {
         let file = Arc::new(file);
         self.file = Some(Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Asks whether the upload is this writer's still. Blocks.
+    fn is_ours(&mut self) -> Result<bool, StoreError> {
+        let Some(is_ours) = self.is_ours.take() else { return Ok(false) };
+        tokio::runtime::Handle::current().block_on(is_ours).map_err(StoreError::Index)
     }
 
     /// Appends at `offset`. Blocks. After an error the file is as long as before.
@@ -130,6 +148,17 @@ impl Sink {
         fail::fail_point!("storage::synced", |_| std::process::abort());
         sync_parent(&self.path)
     }
+}
+
+/// The file of an upload that stands at `offset`, open for writing, and whether it was not there before.
+fn open_or_make(path: &Path, offset: u64) -> io::Result<(File, bool)> {
+    if offset == 0 {
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return Ok((made?, true)),
+        }
+    }
+    Ok((OpenOptions::new().write(true).open(path)?, false))
 }
 
 /// Keeps other writers out until the file is closed: a lease runs out while its writer is stuck in

@@ -29,6 +29,8 @@ pub struct Session {
     tail: Bytes,
     /// Multipart uploads that were begun, by the key they are under.
     pub opened: Vec<(Key, String)>,
+    /// Whether the index names its writers.
+    is_ours: bool,
 }
 
 /// A session with its writer.
@@ -48,7 +50,7 @@ impl Session {
         let upload = Upload::begin(key.clone(), algorithm);
         let hash_state = upload.hash_state();
         let (parts, part_ids, tail, opened) = (None, Vec::new(), Bytes::new(), Vec::new());
-        Self { key, algorithm, offset: 0, hash_state, parts, part_ids, tail, opened }
+        Self { key, algorithm, offset: 0, hash_state, parts, part_ids, tail, opened, is_ours: true }
     }
 
     pub fn key(&self) -> &Key {
@@ -58,6 +60,11 @@ impl Session {
     /// The same session, which claims to have another number of bytes.
     pub fn claiming(self, offset: u64) -> Self {
         Self { offset, ..self }
+    }
+
+    /// The same session, which is another's by now.
+    pub fn taken(self) -> Self {
+        Self { is_ours: false, ..self }
     }
 
     pub fn upload(&self) -> Upload {
@@ -75,8 +82,9 @@ impl Session {
     pub fn write_expecting(&self, to: &Store, expected_bytes: Option<u64>) -> Writing {
         // Only an object store puts anything there; the session's own key is as good to begin with.
         let own = if self.offset == 0 && self.opened.is_empty() { self.key.clone() } else { Key::generate() };
-        let tail = self.tail.clone();
-        let context = Context { key: own.clone(), expected_bytes, tail: async move { Ok(tail) }.boxed() };
+        let (tail, is_ours) = (self.tail.clone(), self.is_ours);
+        let (tail, is_ours) = (async move { Ok(tail) }.boxed(), async move { Ok(is_ours) }.boxed());
+        let context = Context { key: own.clone(), expected_bytes, tail, is_ours };
         Writing { session: self.clone(), own, writer: to.writer(self.upload(), context) }
     }
 

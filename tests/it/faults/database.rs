@@ -405,6 +405,8 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("cancelled by a stranger", uploads::cancel(&mut tx, &stranger, "s2").await);
     answers.note("claimed elsewhere", uploads::claim(&mut tx, &owner(&two), "s2", &you, 150).await);
     answers.note("taken over too early", uploads::take_over(&mut tx, &mine, &you, 190, 149).await);
+    answers.note("mine", uploads::is_writer(&mut tx, "s1", &me).await);
+    answers.note("not yours", uploads::is_writer(&mut tx, "s1", &you).await);
     answers.note("opened", uploads::open_multipart(&mut tx, &mine, "multi").await);
     (mine.offset_bytes, mine.writer_until, mine.parts_count) = (5, 160, 3);
     (mine.multipart, mine.part_bytes, mine.storage_key) = (Some("multi".into()), 2, key(299));

@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
 
 use crate::{
-    faults::behind::assert_invariants,
+    faults::behind::{Index, assert_invariants},
     faults::wire::{Failure, Image, Outcome, Way, Wire, blob},
     harness::{Database, Server, content::sha256, layout::MANIFEST, tools::workbench},
+    operation::scenes::eventually,
 };
 
 /// One server on either database, with a collector that is always at work.
@@ -145,6 +147,59 @@ async fn the_end_of_a_session_and_what_crosses_it_are_not_both_acknowledged() {
         }
         while let Some(met) = everyone.join_next().await {
             met.expect("what was acknowledged is there");
+        }
+        assert_invariants(&server).await;
+    }
+}
+
+/// The session's time with its writer is over, as if that had slept.
+async fn the_lease_runs_out(server: &Server) {
+    let mut index = Index::of(server).await;
+    eventually("it is claimed", async || {
+        let claimed = "SELECT id FROM uploads WHERE writer_until > 0";
+        (!index.texts(claimed).await.is_empty()).then_some(())
+    })
+    .await;
+    index.execute("UPDATE uploads SET writer_until = writer_until - 60000 WHERE writer_until > 0").await;
+    index.close().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_wakes_up_late_changes_nothing_of_what_others_have_made_since() {
+    let _bench = workbench!("postgres");
+    for server in servers("1h").await {
+        let wire = Wire::to(&server);
+        for (seed, before, is_finished) in [(1, 0, true), (2, 600, true), (3, 0, false), (4, 600, false)] {
+            let bytes = blob(seed, 1_000);
+            let digest = sha256(&bytes);
+            let mut location = wire.start("team/app").await.expect("start");
+            if before > 0 {
+                location = wire.append(&location, bytes.slice(..before)).await.expect("append");
+            }
+            let (wake, asleep) = tokio::sync::oneshot::channel::<Bytes>();
+            let body = stream::once(asleep);
+            let late = wire.patch(&location, reqwest::Body::wrap_stream(body));
+            let others = async {
+                the_lease_runs_out(&server).await;
+                let rest = wire.append(&location, bytes.slice(before..)).await.expect("append");
+                if is_finished {
+                    wire.finish(&rest, &digest).await.expect("finish");
+                }
+                wake.send(blob(9, 300)).expect("it has waited");
+            };
+            let (late, ()) = tokio::join!(late, others);
+
+            let refused = late.expect_err("its time is over");
+            assert!(refused.is_busy() || refused.is_absence(), "{refused:?}");
+            if !is_finished {
+                assert_eq!(wire.offset(&location).await.expect("where it stands"), bytes.len());
+                wire.finish(&location, &digest).await.expect("finish");
+            }
+            assert_eq!(
+                wire.blob("team/app", &digest).await.expect("a blob"),
+                bytes,
+                "{before} {is_finished}"
+            );
         }
         assert_invariants(&server).await;
     }
