@@ -28,6 +28,9 @@ pub struct Limits {
     pub page: usize,
     /// The size a page of referrers stays below, unless a single one is larger. Clients read 4 MiB.
     pub referrers_page_bytes: Size,
+    /// What pages of referrers may take that are kept in memory, to be sent again as long as the index says that
+    /// they still hold.
+    pub referrers_memory: Size,
     /// The most connections at a time. Beyond it new ones wait to be accepted.
     pub connections: usize,
     /// The longest request line and headers; longer ones are answered 414 or 431.
@@ -46,6 +49,7 @@ impl Default for Limits {
             tags_per_push: 100,
             page: 1000,
             referrers_page_bytes: Size::of(4_000_000),
+            referrers_memory: Size::of(8 * 1024 * 1024),
             connections: 10_000,
             header_bytes: Size::of(32 * 1024),
         }

@@ -5,7 +5,7 @@ use berth_storage::Digest;
 use super::sqlite::columns_of;
 use super::uploads::signed;
 use super::{Handle, Result, Tx, query, query_in};
-use crate::oci::{Reference, RepositoryName, Tag};
+use crate::oci::{Reference, RepositoryName};
 
 /// A manifest without its bytes.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -216,12 +216,10 @@ pub async fn needing(mut on: impl Handle, repository_id: i64, digest: &Digest) -
     Ok(rows.into_iter().map(|(digest,)| digest).collect())
 }
 
-/// The bytes a tag points at, for the fallback tag of the referrers API.
-pub async fn tagged(mut on: impl Handle, repository_id: i64, tag: &Tag) -> Result<Option<Vec<u8>>> {
-    let sql = "SELECT m.content FROM tags t
-               JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
-               WHERE t.repository_id = $1 AND t.name = $2";
+/// The bytes of a manifest.
+pub async fn content(mut on: impl Handle, repository_id: i64, digest: &Digest) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT content FROM manifests WHERE repository_id = $1 AND digest = $2";
     let row: Option<(Vec<u8>,)> =
-        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(tag.as_str()))?;
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()))?;
     Ok(row.map(|(content,)| content))
 }

@@ -42,6 +42,15 @@ pub async fn insert(
         .bind(descriptor))
 }
 
+/// What the list of a subject's referrers is at: it changes whenever the list does, and is never again what it
+/// was. `None` while there are none.
+pub async fn version(mut on: impl Handle, repository_id: i64, subject: &Digest) -> Result<Option<i64>> {
+    let sql = "SELECT version FROM referrer_lists WHERE repository_id = $1 AND subject = $2";
+    let row: Option<(i64,)> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(subject.as_str()))?;
+    Ok(row.map(|(version,)| version))
+}
+
 /// Referrers of a subject after `last`, by digest.
 pub async fn entries(
     mut on: impl Handle,

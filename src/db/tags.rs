@@ -6,6 +6,15 @@ use super::sqlite::columns_of;
 use super::{Handle, Result, Tx, query};
 use crate::oci::{RepositoryName, Tag};
 
+/// What a tag points at.
+#[derive(sqlx::FromRow)]
+struct Row {
+    #[sqlx(try_from = "String")]
+    digest: Digest,
+}
+
+columns_of!(Row { digest: parsed });
+
 /// Points a tag at a manifest of the repository.
 pub async fn set(mut tx: &mut Tx, repository_id: i64, tag: &Tag, digest: &Digest, now: i64) -> Result<u64> {
     let sql = "INSERT INTO tags (repository_id, name, digest, tagged_at) VALUES ($1, $2, $3, $4)
@@ -47,14 +56,16 @@ pub async fn points_at(mut on: impl Handle, repository_id: i64, tag: &Tag, diges
     Ok(found.is_some())
 }
 
+/// What a tag points at.
+pub async fn find(mut on: impl Handle, repository_id: i64, tag: &Tag) -> Result<Option<Digest>> {
+    let sql = "SELECT digest FROM tags WHERE repository_id = $1 AND name = $2";
+    let found: Option<Row> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(tag.as_str()))?;
+    Ok(found.map(|row| row.digest))
+}
+
 /// Removes one tag and nothing else. What it pointed at.
 pub async fn remove(mut tx: &mut Tx, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        #[sqlx(try_from = "String")]
-        digest: Digest,
-    }
-    columns_of!(Row { digest: parsed });
     let sql = "DELETE FROM tags
                WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2
                RETURNING digest";

@@ -1,11 +1,10 @@
 //! The referrers of a manifest over HTTP: end-12.
 
-use std::future::ready;
-
 use axum::body::Body;
 use axum::response::Response;
 use berth_auth::Pull;
 use berth_storage::Digest;
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderName, HeaderValue, header};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +19,7 @@ use crate::oci::manifest::OCI_INDEX;
 use crate::registry::{ReferrersPage, ReferrersQuery, Registry, RegistryError};
 
 /// What stands behind the descriptors.
-const END: &str = "]}";
+const END: &[u8] = b"]}";
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// Artifact types one request may ask for; each is a range of the index.
 const TYPES: usize = 32;
@@ -43,18 +42,19 @@ pub(super) async fn list(
     let query = ReferrersQuery { subject: digest, artifact_types, last };
     let registry = call.app.registry();
     let mut page = registry.find_referrers(&permit, &query).await?;
-    let next = page.next.take();
-    let memory_bytes = usize::try_from(page.memory_bytes).unwrap_or(usize::MAX);
+    let next = page.next().map(str::to_owned);
+    let memory_bytes = usize::try_from(page.memory_bytes()).unwrap_or(usize::MAX);
     let held = hold(&call.app.0.manifest_memory, memory_bytes).await;
-    let mut text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
+    let head = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
+    let first = registry.read_referrers(&mut page).await?.unwrap_or_default();
     let mut response = json(OCI_INDEX, String::new());
-    if registry.read_referrers(&query, &mut page, &mut text).await? {
-        let rest = rest(registry.clone(), query.clone(), page, held);
-        *response.body_mut() = Body::from_stream(stream::once(ready(Ok(text))).chain(rest));
-    } else {
-        text.push_str(END);
+    if page.is_over() {
+        let text = [head.as_bytes(), &first, END].concat();
         response.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
         *response.body_mut() = HeldBody::body(text.into(), held);
+    } else {
+        let begin = stream::iter([Ok(head.into()), Ok(first)]);
+        *response.body_mut() = Body::from_stream(begin.chain(rest(registry.clone(), page, held)));
     }
     let headers = response.headers_mut();
     if !query.artifact_types.is_empty() {
@@ -74,20 +74,17 @@ pub(super) async fn list(
 /// of a list must not look like the whole.
 fn rest(
     registry: Registry,
-    query: ReferrersQuery,
     page: ReferrersPage,
     held: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<String, RegistryError>> {
-    stream::try_unfold(Some((registry, query, page, held)), async |left| {
-        let Some((registry, query, mut page, held)) = left else { return Ok(None) };
-        let mut text = String::new();
-        let read = registry.read_referrers(&query, &mut page, &mut text).await;
-        if read
-            .inspect_err(|error| tracing::warn!(%error, "could not read a list of referrers to its end"))?
-        {
-            return Ok(Some((text, Some((registry, query, page, held)))));
-        }
-        text.push_str(END);
-        Ok(Some((text, None)))
+) -> impl Stream<Item = Result<Bytes, RegistryError>> {
+    stream::try_unfold(Some((registry, page, held)), async |left| {
+        let Some((registry, mut page, held)) = left else { return Ok(None) };
+        let read = registry.read_referrers(&mut page).await;
+        let read = read
+            .inspect_err(|error| tracing::warn!(%error, "could not read a list of referrers to its end"))?;
+        Ok(Some(match read {
+            Some(text) => (text, Some((registry, page, held))),
+            None => (Bytes::from_static(END), None),
+        }))
     })
 }

@@ -48,6 +48,8 @@ pub struct Settings {
     pub tags_per_push: usize,
     /// The size a page of referrers stays below, in bytes.
     pub referrers_page_bytes: u64,
+    /// What pages of referrers that are kept may take, in bytes.
+    pub referrers_memory_bytes: u64,
     /// Rules for some repositories.
     pub rules: Rules,
 }
@@ -80,6 +82,7 @@ pub struct Registry {
     clock: Clock,
     settings: Settings,
     metrics: Metrics,
+    kept: referrers::Kept,
 }
 
 /// How often a transaction is run again.
@@ -102,7 +105,8 @@ where
 impl Registry {
     /// Puts a registry together.
     pub fn new(db: Db, store: Store, clock: Clock, settings: Settings, metrics: Metrics) -> Self {
-        Self { db, store, clock, settings, metrics }
+        let kept = referrers::Kept::new(settings.referrers_memory_bytes);
+        Self { db, store, clock, settings, metrics, kept }
     }
 
     /// Whether the index answers; the store is not asked, for manifests do without it.

@@ -3,16 +3,23 @@
 //! What older clients listed under the fallback tag of a subject is part of the answer, as the spec
 //! demands of a registry that has the API.
 
+mod page;
+
 use std::collections::HashSet;
-use std::vec;
+use std::mem;
+use std::sync::Arc;
 
 use berth_auth::Pull;
 use berth_storage::Digest;
+use bytes::Bytes;
 use tokio::task::yield_now;
 
+use self::page::{Key, Page, Piece, Plan};
 use super::{Permit, Registry, RegistryError};
-use crate::db::{LIST, manifests, referrers, repositories};
+use crate::db::{LIST, manifests, referrers, repositories, tags};
 use crate::oci::{Tag, manifest};
+
+pub(super) use self::page::Kept;
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
@@ -26,7 +33,7 @@ const PIECE_BYTES: u64 = 128 * 1024;
 const BETWEEN: u64 = 1;
 
 /// Which referrers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReferrersQuery {
     /// Of which manifest.
     pub subject: Digest,
@@ -39,32 +46,28 @@ pub struct ReferrersQuery {
 /// Some referrers, by digest, whose descriptors are read piece by piece.
 #[derive(Debug, Default)]
 pub struct ReferrersPage {
-    /// The digest to go on after, if there are more.
-    pub next: Option<String>,
-    /// What it has in memory at a time while it is read.
-    pub memory_bytes: u64,
-    repository_id: i64,
-    pieces: vec::IntoIter<Piece>,
+    /// `None` of a repository that is not there.
+    page: Option<Arc<Page>>,
+    /// The piece that is read next.
+    at: usize,
     /// Whether a descriptor has been read.
     is_begun: bool,
 }
 
-/// What is read at a time: some referrers, at least one.
-#[derive(Debug)]
-struct Piece {
-    /// How long their descriptors are, with a comma each.
-    size_bytes: u64,
-    count: usize,
-    /// They are those behind the digest `after` up to `to`.
-    after: String,
-    to: String,
-    /// Those whose descriptor is known already, with it.
-    known: Vec<(String, String)>,
-}
+impl ReferrersPage {
+    /// The digest to go on after, if there are more.
+    pub fn next(&self) -> Option<&str> {
+        self.page.as_ref()?.next.as_deref()
+    }
 
-impl Piece {
-    fn after(last: &str) -> Self {
-        Self { size_bytes: 0, count: 0, after: last.to_owned(), to: String::new(), known: Vec::new() }
+    /// What it has in memory at a time while it is read.
+    pub fn memory_bytes(&self) -> u64 {
+        self.page.as_ref().map_or(0, |page| page.memory_bytes())
+    }
+
+    /// Whether all of it has been read.
+    pub fn is_over(&self) -> bool {
+        self.page.as_ref().is_none_or(|page| self.at == page.pieces.len())
     }
 }
 
@@ -86,10 +89,32 @@ impl Registry {
         let Some(repository_id) = repositories::find(&self.db, permit.resource()).await? else {
             return Ok(ReferrersPage::default());
         };
+        let fallback = Tag::fallback_for(&query.subject);
+        // Looked at before anything else: a page may show more than they promise, and never less.
+        let version = referrers::version(&self.db, repository_id, &query.subject).await?;
+        let tagged = tags::find(&self.db, repository_id, &fallback).await?;
+        let key = Key { repository_id, query: query.clone(), version, tagged };
+        let page = match self.kept.get(&key) {
+            Some(page) => page,
+            None => self.make_page(key).await?,
+        };
+        Ok(ReferrersPage { page: Some(page), at: 0, is_begun: false })
+    }
+
+    async fn make_page(&self, mut key: Key) -> Result<Arc<Page>> {
+        let content = match &key.tagged {
+            Some(digest) => manifests::content(&self.db, key.repository_id, digest).await?,
+            None => None,
+        };
+        if content.is_none() {
+            // Deleted since; the page is that of a list without it.
+            key.tagged = None;
+        }
+        let mut tagged = self.tagged(&key, &content.unwrap_or_default()).await?.into_iter().peekable();
+        let Key { repository_id, query, version, .. } = &key;
         let mut plan = Plan::after(&query.last, self.settings.referrers_page_bytes);
-        let mut tagged = self.tagged(repository_id, query).await?.into_iter().peekable();
-        loop {
-            let (entries, is_end) = self.entries(repository_id, query, &plan.last).await?;
+        while version.is_some() && !plan.is_full() {
+            let (entries, is_end) = self.entries(*repository_id, query, &plan.last).await?;
             for referrers::Entry { digest, descriptor_bytes } in entries {
                 while let Some(earlier) = tagged.next_if(|tagged| tagged.digest < digest) {
                     plan.add(earlier);
@@ -98,13 +123,13 @@ impl Registry {
                 tagged.next_if(|tagged| tagged.digest == digest);
                 plan.add(Listed { digest, size_bytes: descriptor_bytes, text: None });
             }
-            if is_end || plan.next.is_some() {
+            if is_end {
                 break;
             }
             yield_now().await;
         }
         tagged.for_each(|tagged| plan.add(tagged));
-        Ok(plan.page(repository_id))
+        Ok(self.kept.keep(plan.page(key)))
     }
 
     /// Some of those that name the subject themselves, after a digest and by theirs, and whether there are no
@@ -151,22 +176,19 @@ impl Registry {
         }
     }
 
-    /// Those that stand under the fallback tag alone, by digest.
-    async fn tagged(&self, repository_id: i64, query: &ReferrersQuery) -> Result<Vec<Listed>> {
-        let tag = Tag::fallback_for(&query.subject);
-        let Some(content) = manifests::tagged(&self.db, repository_id, &tag).await? else {
-            return Ok(Vec::new());
-        };
+    /// Those that stand in the manifest under the fallback tag alone, by digest.
+    async fn tagged(&self, key: &Key, content: &[u8]) -> Result<Vec<Listed>> {
+        let Key { repository_id, query, version, .. } = key;
         // Anyone may give a tag this name; what is no index lists nothing.
-        let Ok(listed) = manifest::index_descriptors(&content) else { return Ok(Vec::new()) };
+        let Ok(listed) = manifest::index_descriptors(content) else { return Ok(Vec::new()) };
         let wanted = |artifact_type: Option<&str>| {
             query.artifact_types.is_empty()
                 || artifact_type.is_some_and(|kind| query.artifact_types.iter().any(|wanted| wanted == kind))
         };
         let digests: Vec<&Digest> = listed.iter().map(|entry| &entry.digest).collect();
         let mut known = HashSet::new();
-        for list in digests.chunks(LIST) {
-            known.extend(referrers::known(&self.db, repository_id, &query.subject, list).await?);
+        for list in digests.chunks(LIST).take_while(|_| version.is_some()) {
+            known.extend(referrers::known(&self.db, *repository_id, &query.subject, list).await?);
         }
         let mut tagged = Vec::new();
         for entry in listed {
@@ -187,31 +209,49 @@ impl Registry {
         Ok(tagged)
     }
 
-    /// Appends descriptors of a page that have not been read: JSON objects with commas between them, and
-    /// one before them if others were read before. The answer is whether there are more.
-    pub async fn read_referrers(
-        &self,
-        query: &ReferrersQuery,
-        page: &mut ReferrersPage,
-        out: &mut String,
-    ) -> Result<bool> {
-        let Some(Piece { size_bytes, after, to, known, .. }) = page.pieces.next() else { return Ok(false) };
-        let mut texts = self.descriptors(page.repository_id, query, &after, &to).await?;
+    /// Descriptors of a page that have not been read: JSON objects with commas between them, and one before them
+    /// if others were read before. `None` once there are no more.
+    pub async fn read_referrers(&self, read: &mut ReferrersPage) -> Result<Option<Bytes>> {
+        let Some(page) = &read.page else { return Ok(None) };
+        while let Some(piece) = page.pieces.get(read.at) {
+            read.at += 1;
+            let text = match piece.text.get() {
+                Some(text) => text.clone(),
+                None => self.read_piece(&page.key, piece).await?,
+            };
+            // All of a piece may have gone since the page was made.
+            if !text.is_empty() {
+                let comma = usize::from(!mem::replace(&mut read.is_begun, true));
+                return Ok(Some(text.slice(comma..)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The descriptors of a piece, with a comma before each.
+    async fn read_piece(&self, key: &Key, piece: &Piece) -> Result<Bytes> {
+        let Piece { size_bytes, after, to, known, .. } = piece;
+        let mut texts = match key.version {
+            Some(_) => self.descriptors(key.repository_id, &key.query, after, to).await?,
+            None => Vec::new(),
+        };
         if !known.is_empty() {
             // One that names the subject itself by now comes first, and stays.
-            texts.extend(known);
+            texts.extend(known.iter().cloned());
             texts.sort_by(|(one, _), (other, _)| one.cmp(other));
             texts.dedup_by(|(later, _), (first, _)| later == first);
         }
-        out.reserve(usize::try_from(size_bytes).unwrap_or_default());
-        for (_, text) in texts {
-            if page.is_begun {
-                out.push(',');
-            }
-            out.push_str(&text);
-            page.is_begun = true;
+        let mut text = String::with_capacity(usize::try_from(*size_bytes).unwrap_or_default());
+        for (_, descriptor) in texts {
+            text.push(',');
+            text.push_str(&descriptor);
         }
-        Ok(page.pieces.len() > 0)
+        let text = Bytes::from(text);
+        // What the page was weighed for; another length is of another list.
+        if text.len() as u64 == *size_bytes {
+            let _ = piece.text.set(text.clone());
+        }
+        Ok(text)
     }
 
     /// The descriptors after `last` up to `to`, with their digests and by them.
@@ -233,60 +273,6 @@ impl Registry {
         }
         texts.sort_unstable();
         Ok(texts)
-    }
-}
-
-/// A page in the making.
-struct Plan {
-    page_bytes: u64,
-    total_bytes: u64,
-    count: usize,
-    pieces: Vec<Piece>,
-    /// The last referrer on it, or before it.
-    last: String,
-    /// The digest to go on after, once the page is full.
-    next: Option<String>,
-}
-
-impl Plan {
-    fn after(last: &str, page_bytes: u64) -> Self {
-        let (pieces, last) = (Vec::new(), last.to_owned());
-        Self { page_bytes, total_bytes: 0, count: 0, pieces, last, next: None }
-    }
-
-    /// Adds the next referrer by digest, if there is room for it or it is the first.
-    fn add(&mut self, listed: Listed) {
-        let size_bytes = listed.size_bytes + BETWEEN;
-        let is_full = self.total_bytes + size_bytes > self.page_bytes || self.count == ROWS;
-        if self.next.is_some() || (is_full && self.count > 0) {
-            self.next.get_or_insert_with(|| self.last.clone());
-            return;
-        }
-        let has_room =
-            |piece: &&mut Piece| piece.count < AT_ONCE && piece.size_bytes + size_bytes <= PIECE_BYTES;
-        let piece = match self.pieces.last_mut().filter(has_room) {
-            Some(piece) => piece,
-            None => self.pieces.push_mut(Piece::after(&self.last)),
-        };
-        piece.size_bytes += size_bytes;
-        piece.count += 1;
-        piece.to.clone_from(&listed.digest);
-        piece.known.extend(listed.text.map(|text| (listed.digest.clone(), text)));
-        self.total_bytes += size_bytes;
-        self.count += 1;
-        self.last = listed.digest;
-    }
-
-    fn page(self, repository_id: i64) -> ReferrersPage {
-        let known = self.pieces.iter().flat_map(|piece| &piece.known).map(|(_, text)| text.len() as u64);
-        let largest = self.pieces.iter().map(|piece| piece.size_bytes).max().unwrap_or_default();
-        ReferrersPage {
-            next: self.next,
-            memory_bytes: known.sum::<u64>() + largest,
-            repository_id,
-            pieces: self.pieces.into_iter(),
-            is_begun: false,
-        }
     }
 }
 

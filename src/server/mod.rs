@@ -333,6 +333,7 @@ fn registry_settings(config: &Config) -> Result<RegistrySettings, ConfigError> {
         collect_min_age: config.gc.min_age.get(),
         tags_per_push: config.limits.tags_per_push,
         referrers_page_bytes: config.limits.referrers_page_bytes.bytes(),
+        referrers_memory_bytes: config.limits.referrers_memory.bytes(),
         rules: Rules(config.repositories.iter().map(rule).collect::<Result<_, ConfigError>>()?),
     })
 }

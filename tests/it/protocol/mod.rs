@@ -4,6 +4,7 @@ mod bad_bodies;
 mod bad_input;
 mod folder;
 mod listings;
+mod lists;
 mod plans;
 mod pull;
 mod push;

@@ -32,7 +32,7 @@ fn statements() -> Vec<String> {
         assert!(!selects.is_empty(), "{file} has no SELECT");
         found.extend(selects.into_iter().map(with_values));
     }
-    assert_eq!(found.len(), 9, "a listing came or went: {found:#?}");
+    assert_eq!(found.len(), 11, "a listing came or went: {found:#?}");
     found
 }
 
@@ -198,7 +198,7 @@ async fn postgres_server() -> (Server, String) {
 }
 
 /// Statements that fill the tables of the listings from `numbers`, which counts to a million.
-const FILL: [&str; 3] = [
+const FILL: [&str; 4] = [
     "INSERT INTO repositories (id, name, created_at)
      SELECT i, 'repository-' || substr(CAST(10000000 + i AS TEXT), 2), 0 FROM numbers WHERE i <= {repositories}",
     "INSERT INTO tags (repository_id, name, digest, tagged_at)
@@ -209,6 +209,9 @@ const FILL: [&str; 3] = [
      SELECT 1, CASE i % 2 WHEN 0 THEN 'sha256:subject' ELSE 'sha256:subject-' || i END,
             'sha256:' || substr(CAST(10000000 + i AS TEXT), 2), 'type/a', 2, '{}'
      FROM numbers WHERE i <= {repositories}",
+    // What the triggers do, where they are on.
+    "INSERT INTO referrer_lists (repository_id, subject, version)
+     SELECT DISTINCT 1, subject, 0 FROM referrers WHERE TRUE ON CONFLICT DO NOTHING",
 ];
 
 fn filling((repositories, tags): (u32, u32), numbers: &str) -> Vec<String> {
@@ -236,7 +239,7 @@ async fn fill_postgres(connection: &mut PgConnection, size: (u32, u32)) {
     // transaction is open, autovacuum's among them, a VACUUM cannot say that of all pages.
     eventually("all that was filled in is visible", async || {
         sqlx::raw_sql("VACUUM ANALYZE").execute(&mut *connection).await.expect("the tables are vacuumed");
-        let hidden = "SELECT COUNT(*) FROM pg_class WHERE relname IN ('repositories', 'tags', 'referrers')
+        let hidden = "SELECT COUNT(*) FROM pg_class WHERE relname IN ('repositories', 'tags', 'referrers', 'referrer_lists')
                       AND relallvisible < relpages";
         let hidden: i64 = sqlx::query_scalar(hidden).fetch_one(&mut *connection).await.expect("a count");
         (hidden == 0).then_some(())

@@ -10,7 +10,7 @@ use crate::{
     protocol::wire::{Answer, Berth, Image, descriptor, next, on_each_database},
 };
 
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const CLIENTS_READ: usize = 4 * 1024 * 1024;
 
 /// Pushes a manifest about another; returns its digest.
@@ -34,20 +34,20 @@ async fn refer(berth: &Berth, subject: &str, more: &Value) -> String {
     digest
 }
 
-async fn list(berth: &Berth, subject: &str, query: &str) -> Answer {
+pub async fn list(berth: &Berth, subject: &str, query: &str) -> Answer {
     let answer = berth.ask("GET", &format!("/v2/team/app/referrers/{subject}{query}")).await;
     assert_eq!(answer.is(200).header("content-type"), INDEX);
     answer
 }
 
 /// The descriptors on a page, by digest.
-fn listed(answer: &Answer) -> Vec<Value> {
+pub fn listed(answer: &Answer) -> Vec<Value> {
     let index = answer.json();
     assert_eq!((&index["schemaVersion"], &index["mediaType"]), (&json!(2), &json!(INDEX)));
     index["manifests"].as_array().expect("a list").clone()
 }
 
-fn digests(descriptors: &[Value]) -> Vec<&str> {
+pub fn digests(descriptors: &[Value]) -> Vec<&str> {
     descriptors.iter().map(|descriptor| descriptor["digest"].as_str().expect("a text")).collect()
 }
 

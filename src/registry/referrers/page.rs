@@ -1,0 +1,148 @@
+//! A page of referrers: chosen from the index alone, divided into pieces, and kept while it holds.
+
+use std::sync::{Arc, OnceLock};
+
+use berth_storage::Digest;
+use bytes::Bytes;
+use moka::sync::Cache;
+
+use super::{AT_ONCE, BETWEEN, Listed, PIECE_BYTES, ROWS, ReferrersQuery};
+
+/// What a page and its key take besides their texts, about; and what a piece does.
+const PAGE_BYTES: usize = 512;
+const REST_BYTES: usize = 256;
+
+/// What is on a page, and the text of what has been read of it.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) key: Key,
+    /// The digest to go on after, if there are more.
+    pub(super) next: Option<String>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// What a page is of. Two that are alike are the same page: neither number comes again once the list was another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) repository_id: i64,
+    pub(super) query: ReferrersQuery,
+    /// What the list is at; `None` if nothing names the subject itself.
+    pub(super) version: Option<i64>,
+    /// The manifest under the fallback tag.
+    pub(super) tagged: Option<Digest>,
+}
+
+/// What is read at a time: some referrers, at least one.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// How long their descriptors are, with a comma each.
+    pub(super) size_bytes: u64,
+    count: usize,
+    /// They are those behind the digest `after` up to `to`.
+    pub(super) after: String,
+    pub(super) to: String,
+    /// Those whose descriptor is known already, with it.
+    pub(super) known: Vec<(String, String)>,
+    /// Their descriptors with a comma before each, once they were read.
+    pub(super) text: OnceLock<Bytes>,
+}
+
+impl Piece {
+    fn after(last: &str) -> Self {
+        let (after, to) = (last.to_owned(), String::new());
+        Self { size_bytes: 0, count: 0, after, to, known: Vec::new(), text: OnceLock::new() }
+    }
+
+    fn known_bytes(&self) -> u64 {
+        self.known.iter().map(|(_, text)| text.len() as u64).sum()
+    }
+}
+
+impl Page {
+    /// What it has in memory at a time while it is read.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let largest = self.pieces.iter().map(|piece| piece.size_bytes).max().unwrap_or_default();
+        largest + self.pieces.iter().map(Piece::known_bytes).sum::<u64>()
+    }
+
+    /// What it takes when all of it was read.
+    fn weight(&self) -> u32 {
+        let texts: u64 = self.pieces.iter().map(|piece| piece.size_bytes + piece.known_bytes()).sum();
+        let query = &self.key.query;
+        let types: usize = query.artifact_types.iter().map(|kind| kind.len() + size_of::<String>()).sum();
+        let rest = PAGE_BYTES + 2 * (types + query.last.len()) + REST_BYTES * self.pieces.len();
+        u32::try_from(texts + rest as u64).unwrap_or(u32::MAX)
+    }
+}
+
+/// Pages that were asked for before.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Kept(Cache<Key, Arc<Page>>);
+
+impl Kept {
+    /// None yet, and never more than so many bytes of them.
+    pub(in super::super) fn new(most_bytes: u64) -> Self {
+        let weigh = |_: &Key, page: &Arc<Page>| page.weight();
+        Self(Cache::builder().weigher(weigh).max_capacity(most_bytes).build())
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Page>> {
+        self.0.get(key)
+    }
+
+    pub(super) fn keep(&self, page: Page) -> Arc<Page> {
+        let page = Arc::new(page);
+        self.0.insert(page.key.clone(), Arc::clone(&page));
+        page
+    }
+}
+
+/// A page in the making.
+pub(super) struct Plan {
+    page_bytes: u64,
+    total_bytes: u64,
+    count: usize,
+    pieces: Vec<Piece>,
+    /// The last referrer on it, or before it.
+    pub(super) last: String,
+    /// The digest to go on after, once the page is full.
+    next: Option<String>,
+}
+
+impl Plan {
+    pub(super) fn after(last: &str, page_bytes: u64) -> Self {
+        let (pieces, last) = (Vec::new(), last.to_owned());
+        Self { page_bytes, total_bytes: 0, count: 0, pieces, last, next: None }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Adds the next referrer by digest, if there is room for it or it is the first.
+    pub(super) fn add(&mut self, listed: Listed) {
+        let size_bytes = listed.size_bytes + BETWEEN;
+        let is_full = self.total_bytes + size_bytes > self.page_bytes || self.count == ROWS;
+        if self.next.is_some() || (is_full && self.count > 0) {
+            self.next.get_or_insert_with(|| self.last.clone());
+            return;
+        }
+        let has_room =
+            |piece: &&mut Piece| piece.count < AT_ONCE && piece.size_bytes + size_bytes <= PIECE_BYTES;
+        let piece = match self.pieces.last_mut().filter(has_room) {
+            Some(piece) => piece,
+            None => self.pieces.push_mut(Piece::after(&self.last)),
+        };
+        piece.size_bytes += size_bytes;
+        piece.count += 1;
+        piece.to.clone_from(&listed.digest);
+        piece.known.extend(listed.text.map(|text| (listed.digest.clone(), text)));
+        self.total_bytes += size_bytes;
+        self.count += 1;
+        self.last = listed.digest;
+    }
+
+    pub(super) fn page(self, key: Key) -> Page {
+        Page { key, next: self.next, pieces: self.pieces }
+    }
+}
