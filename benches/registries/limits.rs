@@ -1,14 +1,13 @@
 //! What no registry on this machine is faster than.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Plan;
 use crate::measure::count;
 use crate::table::Spread;
+use crate::{Plan, machine};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 const TIMES: usize = 3;
@@ -26,8 +25,7 @@ impl Limits {
     pub fn measure(plan: &Plan) -> Result<Self> {
         let times = if plan.quick { 1 } else { TIMES };
         let hashed: Option<Vec<_>> = (0..times).map(|_| sha256().ok()).collect();
-        let written =
-            (0..times).map(|_| disk(&plan.directory, plan.large_bytes)).collect::<Result<Vec<_>>>()?;
+        let written = (0..times).map(|_| disk(plan)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             sha256: hashed.and_then(|figures| Spread::of(figures.into_iter())),
             disk: Spread::of(written.into_iter()).context("no figures")?,
@@ -51,9 +49,10 @@ fn sha256() -> Result<f64> {
     Ok(thousands * 1000.0 / count(MEBIBYTE))
 }
 
-fn disk(directory: &Path, size_bytes: u64) -> Result<f64> {
-    let folder = tempfile::Builder::new().prefix("disk-").tempdir_in(directory)?;
-    let mebibytes = size_bytes / MEBIBYTE;
+fn disk(plan: &Plan) -> Result<f64> {
+    let folder = tempfile::Builder::new().prefix("disk-").tempdir_in(&plan.directory)?;
+    let mebibytes = plan.large_bytes / MEBIBYTE;
+    machine::have_memory_at_hand(&plan.directory, plan.large_bytes * 3 / 2)?;
     let started = Instant::now();
     let status = Command::new("dd")
         .args(["if=/dev/zero", "bs=1M", "conv=fsync", &format!("count={mebibytes}")])

@@ -1,5 +1,6 @@
 //! What the figures were measured on. Says nothing that names the machine.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,7 +19,7 @@ pub fn describe(directory: &Path) -> Result<String> {
     let model = field(&processor, "model name").unwrap_or("unknown processor");
     let sha = if processor.contains(" sha_ni") { "with" } else { "without" };
     let memory = std::fs::read_to_string("/proc/meminfo")?;
-    let kibibytes: u64 = field(&memory, "MemTotal").unwrap_or("0").trim_end_matches(" kB").parse()?;
+    let kibibytes = kibibytes(&memory, "MemTotal")?;
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     // The version alone: what follows the dash may name a farm.
     let kernel = kernel.split('-').next().unwrap_or_default().trim();
@@ -28,6 +29,24 @@ pub fn describe(directory: &Path) -> Result<String> {
          {file_system}",
         kibibytes.div_ceil(1024 * 1024)
     ))
+}
+
+/// Writes a file of so many bytes, and deletes it: what is written next gets the same memory.
+///
+/// A virtual machine may give free memory back to its host, and has to wait for it page by page when it is used
+/// again. Files were written at a fifth of the speed where the page cache had to grow by such memory, by whichever
+/// server came then.
+pub fn have_memory_at_hand(directory: &Path, size_bytes: u64) -> Result<()> {
+    let some = vec![1; 1024 * 1024];
+    let mut file = tempfile::tempfile_in(directory)?;
+    for _ in 0..size_bytes.div_ceil(some.len() as u64) {
+        file.write_all(&some)?;
+    }
+    Ok(())
+}
+
+fn kibibytes(memory: &str, name: &str) -> Result<u64> {
+    Ok(field(memory, name).unwrap_or("0").trim_end_matches(" kB").parse()?)
 }
 
 /// How many processes wanted to run, on average over the last minute.

@@ -169,6 +169,9 @@ pub async fn one_round(scene: &mut Scene, plan: &Plan) -> Result<Sample> {
         tokio::time::timeout(PATIENCE, scene.run(WARM_UP)).await??;
     }
     tokio::time::timeout(PATIENCE, scene.stock(1.0)).await??;
+    if scene.load.writes() {
+        machine::have_memory_at_hand(&plan.directory, plan.large_bytes * 3 / 2)?;
+    }
     scene.stage.server.settle()?;
     let server = &scene.stage.server;
     let recording = match &plan.flame {

@@ -252,6 +252,23 @@ impl Load {
         }
     }
 
+    /// Whether it writes files.
+    pub fn writes(self) -> bool {
+        matches!(
+            self,
+            PushSmall1
+                | PushSmall8
+                | PushSmall64
+                | PushContainerd
+                | PushLarge
+                | PushLargePut
+                | PushHuge
+                | PushEight
+                | PushEightPut
+                | Mount
+        )
+    }
+
     /// Whether bytes come out.
     pub fn is_pull(self) -> bool {
         matches!(self, PullLarge1 | PullLarge4 | PullLarge16)

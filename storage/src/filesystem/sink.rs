@@ -5,8 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,17 +92,13 @@ impl Sink {
     pub(super) fn write(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
         let file = self.open()?;
         self.dirty = true;
-        let mut at = offset;
-        for chunk in chunks {
-            if let Err(error) = file.write_all_at(chunk, at) {
-                // On a full disk every byte counts; should this fail too, the next writer cuts.
-                let _ = file.set_len(offset);
-                return Err(StoreError::io("write an object")(error));
-            }
-            at += chunk.len() as u64;
+        if let Err(error) = write_all_at(&file, offset, chunks) {
+            // On a full disk every byte counts; should this fail too, the next writer cuts.
+            let _ = file.set_len(offset);
+            return Err(StoreError::io("write an object")(error));
         }
         fail::fail_point!("storage::written", |_| std::process::abort());
-        self.unsynced += at - offset;
+        self.unsynced += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         self.catch_up(&file)
     }
 
@@ -159,6 +154,24 @@ fn open_or_make(path: &Path, offset: u64) -> io::Result<(File, bool)> {
         }
     }
     Ok((OpenOptions::new().write(true).open(path)?, false))
+}
+
+/// Writes all chunks in one go: the page cache takes one large write with less work than many small ones.
+fn write_all_at(mut file: &File, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = slices.as_mut_slice();
+    // Those at the front that are empty.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Keeps other writers out until the file is closed: a lease runs out while its writer is stuck in
