@@ -45,16 +45,16 @@ pub(super) async fn list(
     let next = page.next().map(str::to_owned);
     let memory_bytes = usize::try_from(page.memory_bytes()).unwrap_or(usize::MAX);
     let held = hold(&call.app.0.manifest_memory, memory_bytes).await;
-    let head = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
+    let begin = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
     let first = registry.read_referrers(&mut page).await?.unwrap_or_default();
     let mut response = json(OCI_INDEX, String::new());
     if page.is_over() {
-        let text = [head.as_bytes(), &first, END].concat();
+        let text = [begin.as_bytes(), &first, END].concat();
         response.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
         *response.body_mut() = HeldBody::body(text.into(), held);
     } else {
-        let begin = stream::iter([Ok(head.into()), Ok(first)]);
-        *response.body_mut() = Body::from_stream(begin.chain(rest(registry.clone(), page, held)));
+        let known = stream::iter([Ok(begin.into()), Ok(first)]);
+        *response.body_mut() = Body::from_stream(known.chain(rest(registry.clone(), page, held)));
     }
     let headers = response.headers_mut();
     if !query.artifact_types.is_empty() {
