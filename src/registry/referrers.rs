@@ -94,7 +94,7 @@ impl Registry {
         let version = referrers::version(&self.db, repository_id, &query.subject).await?;
         let tagged = tags::find(&self.db, repository_id, &fallback).await?;
         let key = Key { repository_id, query: query.clone(), version, tagged };
-        let page = match self.kept.get(&key) {
+        let page = match self.kept.page(&key) {
             Some(page) => page,
             None => self.make_page(key).await?,
         };
@@ -129,7 +129,7 @@ impl Registry {
             yield_now().await;
         }
         tagged.for_each(|tagged| plan.add(tagged));
-        Ok(self.kept.keep(plan.page(key)))
+        Ok(self.kept.keep(key, plan))
     }
 
     /// Some of those that name the subject themselves, after a digest and by theirs, and whether there are no
@@ -214,11 +214,14 @@ impl Registry {
     pub async fn read_referrers(&self, read: &mut ReferrersPage) -> Result<Option<Bytes>> {
         let Some(page) = &read.page else { return Ok(None) };
         while let Some(piece) = page.pieces.get(read.at) {
-            read.at += 1;
-            let text = match piece.text.get() {
-                Some(text) => text.clone(),
-                None => self.read_piece(&page.key, piece).await?,
+            let text = if let Some(text) = self.kept.text(page, read.at) {
+                text
+            } else {
+                let text = self.read_piece(&page.key, piece).await?;
+                self.kept.keep_text(page, read.at, text.clone());
+                text
             };
+            read.at += 1;
             // All of a piece may have gone since the page was made.
             if !text.is_empty() {
                 let comma = usize::from(!mem::replace(&mut read.is_begun, true));
@@ -246,12 +249,7 @@ impl Registry {
             text.push(',');
             text.push_str(&descriptor);
         }
-        let text = Bytes::from(text);
-        // What the page was weighed for; another length is of another list.
-        if text.len() as u64 == *size_bytes {
-            let _ = piece.text.set(text.clone());
-        }
-        Ok(text)
+        Ok(text.into())
     }
 
     /// The descriptors after `last` up to `to`, with their digests and by them.

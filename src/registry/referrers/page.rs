@@ -1,6 +1,7 @@
 //! A page of referrers: chosen from the index alone, divided into pieces, and kept while it holds.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_storage::Digest;
 use bytes::Bytes;
@@ -8,13 +9,17 @@ use moka::sync::Cache;
 
 use super::{AT_ONCE, BETWEEN, Listed, PIECE_BYTES, ROWS, ReferrersQuery};
 
-/// What a page and its key take besides their texts, about; and what a piece does.
-const PAGE_BYTES: usize = 512;
+/// What a piece takes besides its text, about; a page twice as much.
 const REST_BYTES: usize = 256;
+/// The share of the memory that is for pages without their texts: one in so many.
+const PAGES: u64 = 8;
 
-/// What is on a page, and the text of what has been read of it.
+/// What is on a page. Its text is kept apart from it, piece by piece: whoever reads a page slowly holds no more of
+/// it than a piece.
 #[derive(Debug)]
 pub(super) struct Page {
+    /// No other page of this process has it.
+    id: u64,
     pub(super) key: Key,
     /// The digest to go on after, if there are more.
     pub(super) next: Option<String>,
@@ -43,14 +48,11 @@ pub(super) struct Piece {
     pub(super) to: String,
     /// Those whose descriptor is known already, with it.
     pub(super) known: Vec<(String, String)>,
-    /// Their descriptors with a comma before each, once they were read.
-    pub(super) text: OnceLock<Bytes>,
 }
 
 impl Piece {
     fn after(last: &str) -> Self {
-        let (after, to) = (last.to_owned(), String::new());
-        Self { size_bytes: 0, count: 0, after, to, known: Vec::new(), text: OnceLock::new() }
+        Self { size_bytes: 0, count: 0, after: last.to_owned(), to: String::new(), known: Vec::new() }
     }
 
     fn known_bytes(&self) -> u64 {
@@ -65,35 +67,57 @@ impl Page {
         largest + self.pieces.iter().map(Piece::known_bytes).sum::<u64>()
     }
 
-    /// What it takes when all of it was read.
+    /// What it takes, with its key.
     fn weight(&self) -> u32 {
-        let texts: u64 = self.pieces.iter().map(|piece| piece.size_bytes + piece.known_bytes()).sum();
+        let known: u64 = self.pieces.iter().map(Piece::known_bytes).sum();
         let query = &self.key.query;
         let types: usize = query.artifact_types.iter().map(|kind| kind.len() + size_of::<String>()).sum();
-        let rest = PAGE_BYTES + 2 * (types + query.last.len()) + REST_BYTES * self.pieces.len();
-        u32::try_from(texts + rest as u64).unwrap_or(u32::MAX)
+        let rest = REST_BYTES * (2 + self.pieces.len()) + 2 * (types + query.last.len());
+        u32::try_from(known + rest as u64).unwrap_or(u32::MAX)
     }
 }
 
-/// Pages that were asked for before.
+/// Pages that were asked for before, and what was read of them.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Kept(Cache<Key, Arc<Page>>);
+pub(in super::super) struct Kept {
+    pages: Cache<Key, Arc<Page>>,
+    /// By the page and the place of the piece on it.
+    texts: Cache<(u64, usize), Bytes>,
+    next_id: Arc<AtomicU64>,
+}
 
 impl Kept {
     /// None yet, and never more than so many bytes of them.
     pub(in super::super) fn new(most_bytes: u64) -> Self {
-        let weigh = |_: &Key, page: &Arc<Page>| page.weight();
-        Self(Cache::builder().weigher(weigh).max_capacity(most_bytes).build())
+        let pages = Cache::builder().weigher(|_: &Key, page: &Arc<Page>| page.weight());
+        let texts = Cache::builder().weigher(|_: &(u64, usize), text: &Bytes| {
+            u32::try_from(text.len() + REST_BYTES).unwrap_or(u32::MAX)
+        });
+        Self {
+            pages: pages.max_capacity(most_bytes / PAGES).build(),
+            texts: texts.max_capacity(most_bytes - most_bytes / PAGES).build(),
+            next_id: Arc::default(),
+        }
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Arc<Page>> {
-        self.0.get(key)
+    pub(super) fn page(&self, key: &Key) -> Option<Arc<Page>> {
+        self.pages.get(key)
     }
 
-    pub(super) fn keep(&self, page: Page) -> Arc<Page> {
-        let page = Arc::new(page);
-        self.0.insert(page.key.clone(), Arc::clone(&page));
+    pub(super) fn keep(&self, key: Key, plan: Plan) -> Arc<Page> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let page = Arc::new(Page { id, key: key.clone(), next: plan.next, pieces: plan.pieces });
+        self.pages.insert(key, Arc::clone(&page));
         page
+    }
+
+    /// What was read of a piece.
+    pub(super) fn text(&self, page: &Page, at: usize) -> Option<Bytes> {
+        self.texts.get(&(page.id, at))
+    }
+
+    pub(super) fn keep_text(&self, page: &Page, at: usize, text: Bytes) {
+        self.texts.insert((page.id, at), text);
     }
 }
 
@@ -140,9 +164,5 @@ impl Plan {
         self.total_bytes += size_bytes;
         self.count += 1;
         self.last = listed.digest;
-    }
-
-    pub(super) fn page(self, key: Key) -> Page {
-        Page { key, next: self.next, pieces: self.pieces }
     }
 }
