@@ -9,8 +9,8 @@ use super::{ConfigError, Size};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// What all uploads together may hold in memory. Beyond it they wait. One upload holds at most 1 MiB,
-    /// or in an object store three parts (`storage.part_size`).
+    /// What all uploads together may hold in memory. Beyond it they wait. One upload holds at most
+    /// 1.5 MiB, or in an object store three parts (`storage.part_size`).
     pub upload_memory: Size,
     /// What all downloads together may hold in memory, beside 32 KiB each. Beyond it they go on in
     /// smaller pieces. With an object store a quarter of it is kept for ten seconds, for those who pull the

@@ -90,6 +90,82 @@ async fn an_upload_that_fills_the_disk_goes_on_once_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_long_upload_that_fills_the_disk_keeps_what_was_written_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mount::tmpfs(folder.path(), "size=8m") else { return };
+    let store = Store::open_filesystem(folder.path(), MEMORY).await.unwrap();
+    let filler = folder.path().join("00").join("filler");
+    fs::write(&filler, vec![0; 4_000_000]).unwrap();
+    let bytes = content(17, 6_000_000);
+    let mut writing = Session::begin(Algorithm::Sha256).write(&store);
+    let pieces: Vec<_> =
+        bytes.chunks(65_536).map(|piece| Ok::<_, Infallible>(bytes.slice_ref(piece))).collect();
+
+    let full = writing.take(&mut stream::iter(pieces)).await.unwrap_err();
+
+    assert!(matches!(full, WriteError::Store(StoreError::Full(_))), "{full:?}");
+    let kept = writing.suspend().await.unwrap();
+    let offset = usize::try_from(kept.offset).unwrap();
+    assert!((3_000_000..4_400_000).contains(&offset), "{offset}");
+    assert_eq!(kept.upload().digest(), Digest::of(Algorithm::Sha256, &bytes[..offset]));
+    assert_eq!(store.size(kept.key()).await.unwrap(), Some(kept.offset), "nothing of the rest takes room");
+
+    fs::remove_file(&filler).unwrap();
+    let mut writing = kept.write(&store);
+    writing.bytes(&bytes.slice(offset..), 65_536).await;
+    let object = writing.finish(&bytes).await;
+    let read = store.read(&object.key, object.size_bytes, 0..object.size_bytes).await.unwrap();
+    assert!(read.map_ok(|piece| piece.to_vec()).try_concat().await.unwrap() == bytes);
+}
+
+/// The thread that writes goes when nothing comes for a moment, and another takes up where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_with_pauses_loses_nothing() {
+    let scene = backends::filesystem(MEMORY).await.unwrap();
+    for seed in 0..8 {
+        let bytes = content(seed, 50_000_000);
+        let pieces = stream::iter(bytes.chunks(524_288).zip(0..)).then(|(piece, count)| {
+            let piece = bytes.slice_ref(piece);
+            // About as long as it waits, a little more with each piece.
+            let pause = Duration::from_micros(1_000 + 50 * (seed + 7 * count) % 2_000);
+            async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, Infallible>(piece)
+            }
+        });
+        let mut writing = Session::begin(Algorithm::Sha256).write(&scene.store);
+        writing.take(&mut pieces.boxed()).await.unwrap();
+        let object = writing.finish(&bytes).await;
+        let hashed = scene.store.hash(&object.key, object.size_bytes, Algorithm::Sha256).await.unwrap();
+        assert_eq!(hashed, Digest::of(Algorithm::Sha256, &bytes));
+    }
+}
+
+/// Each of these goes as fast as the disk, and its writer has to wait for a sync, which takes a thread too.
+#[test]
+fn more_fast_uploads_than_threads_all_get_their_turn() {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    const PIECES: u64 = 100 * 16;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let scene = backends::filesystem(MEMORY).await.unwrap();
+        let mut uploads = JoinSet::new();
+        for _ in 0..4 {
+            let mut writing = Session::begin(Algorithm::Sha256).write(&scene.store);
+            uploads.spawn(async move {
+                let piece = content(18, 65_536);
+                let mut pieces = stream::iter((0..PIECES).map(|_| Ok::<_, Infallible>(piece.clone())));
+                writing.take(&mut pieces).await.unwrap();
+                writing.suspend().await.unwrap()
+            });
+        }
+        let stopped = timeout(PATIENCE, uploads.join_all()).await.expect("they wait for each other");
+        assert!(stopped.iter().all(|kept| kept.offset == PIECES * 65_536));
+    });
+}
+
+#[tokio::test]
 async fn only_an_upload_whose_file_has_what_the_index_knows_is_closed_as_it_is() {
     let scene = backends::filesystem(TINY).await.unwrap();
     let store = &scene.store;

@@ -5,19 +5,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Sink;
 use crate::budget::{Budget, Held};
 use crate::{Digest, Finished, Hasher, Object, StoreError, Upload, WriteError, Written};
 
-/// How much is handed to the disk in one go. A writer fills one batch while another is being written,
-/// so an upload holds at most two.
+/// How much is handed to the disk in one go. An upload holds at most three batches: one that is filled, one
+/// that is written, and one between them.
 pub(crate) const BATCH_BYTES: usize = 512 * 1024;
 
 /// How long a batch waits for more bytes. Waking the thread that writes costs more than a small write.
 const LINGER: Duration = Duration::from_millis(20);
+
+/// How long a thread that writes waits for the next batch. Falling asleep and being woken between two of a
+/// fast client took a fifth of the time of a large layer.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// After so much a thread lets others have their turn. It is less than what may be written behind a sync: were
+/// all threads with uploads that wait for one, no sync would get a thread.
+const TURN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// An upload opened for writing.
 #[derive(Debug)]
@@ -25,19 +35,50 @@ pub(crate) struct Writer {
     /// Where the upload stands: what has been written and hashed.
     upload: Upload,
     sink: Option<Sink>,
-    on_its_way: Option<JoinHandle<Sent>>,
+    away: Option<JoinHandle<Away>>,
+    /// Where to send a batch, while there is a thread that waits for more.
+    line: Option<mpsc::Sender<Batch>>,
     /// What came last, kept for the thread that also syncs it: a small upload costs one hop.
     last: Option<Batch>,
     budget: Arc<Budget>,
 }
 
-/// A sink that is back from a thread that may block, and what it did there.
+/// A sink on a thread that may block, and how far it came there.
 #[derive(Debug)]
-struct Sent {
+struct Away {
     sink: Sink,
     hasher: Hasher,
-    size_bytes: u64,
+    offset: u64,
     written: Result<(), StoreError>,
+}
+
+impl Away {
+    fn write(&mut self, batch: &Batch) {
+        self.written = self.sink.write(self.offset, &batch.chunks);
+        if self.written.is_ok() {
+            batch.chunks.iter().for_each(|chunk| self.hasher.update(chunk));
+            self.offset += batch.size_bytes as u64;
+        }
+    }
+
+    /// Writes what comes down the line, until it is closed, its turn is over, nothing comes for a moment or
+    /// something fails.
+    fn write_all(mut self, mut line: mpsc::Receiver<Batch>) -> Self {
+        let runtime = Handle::current();
+        let end = self.offset + TURN_BYTES;
+        while self.written.is_ok() {
+            match runtime.block_on(async { timeout(PATIENCE, line.recv()).await }) {
+                Ok(Some(batch)) => self.write(&batch),
+                Ok(None) => break,
+                // What has been sent by now still comes.
+                Err(_) => line.close(),
+            }
+            if self.offset >= end {
+                line.close();
+            }
+        }
+        self
+    }
 }
 
 #[derive(Debug)]
@@ -48,13 +89,17 @@ struct Batch {
 }
 
 impl Batch {
+    fn is_full(&self) -> bool {
+        self.size_bytes >= BATCH_BYTES
+    }
+
     /// Adds what comes until it is full, or too little comes; the answer is how the stream ended.
     async fn fill<S, E>(&mut self, body: &mut S) -> Option<Result<Written, WriteError<E>>>
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let until = Instant::now() + LINGER;
-        while self.size_bytes < BATCH_BYTES {
+        while !self.is_full() {
             match timeout_at(until, body.next()).await {
                 Err(_) => break,
                 Ok(None) => return Some(Ok(Written::End)),
@@ -71,7 +116,7 @@ impl Batch {
 
 impl Writer {
     pub(super) fn new(upload: Upload, sink: Sink, budget: Arc<Budget>) -> Self {
-        Self { upload, sink: Some(sink), on_its_way: None, last: None, budget }
+        Self { upload, sink: Some(sink), away: None, line: None, last: None, budget }
     }
 
     pub(crate) fn offset(&self) -> u64 {
@@ -88,7 +133,7 @@ impl Writer {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         if let Some(batch) = self.last.take() {
-            self.send(batch, |_, _| Ok(()));
+            self.send(batch).await?;
         }
         let outcome = loop {
             let first = match timeout_at(until, body.next()).await {
@@ -101,76 +146,98 @@ impl Writer {
             // waited for long but the disk: uploads cannot block each other for ever.
             let held = self.budget.take(BATCH_BYTES as u64).await;
             let mut batch = Batch { size_bytes: first.len(), chunks: vec![first], _held: held };
-            // Filled while the one before is being written.
-            let ended = batch.fill(body).await;
-            self.settle().await?;
-            if let Some(outcome) = ended {
+            // Filled while those before are being written.
+            if let Some(outcome) = batch.fill(body).await {
+                self.settle().await?;
                 self.last = Some(batch);
                 break outcome;
             }
-            self.send(batch, |_, _| Ok(()));
+            self.send(batch).await?;
         };
         self.settle().await?;
         outcome
     }
 
-    /// Hands a batch to a thread that may block, without waiting for it. Once it is written and hashed,
-    /// `then` is done on the same thread.
-    fn send(
-        &mut self,
-        batch: impl Into<Option<Batch>>,
-        then: impl FnOnce(&mut Sink, &Hasher) -> Result<(), StoreError> + Send + 'static,
-    ) {
-        let batch = batch.into();
-        let mut sink = self.sink.take().expect("the sink is home after settle");
-        let mut hasher = self.upload.hasher.clone();
-        let offset = self.upload.offset;
-        self.on_its_way = Some(tokio::task::spawn_blocking(move || {
-            let mut size_bytes = 0;
-            let mut written = Ok(());
-            if let Some(batch) = batch {
-                written = sink.write(offset, &batch.chunks);
-                if written.is_ok() {
-                    batch.chunks.iter().for_each(|chunk| hasher.update(chunk));
-                    size_bytes = batch.size_bytes as u64;
+    /// Hands a batch to a thread that may block. Waits only for room in the line, which has one place.
+    async fn send(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+        // Whoever is slow keeps no thread waiting.
+        let is_fast = batch.is_full();
+        loop {
+            let line = match self.line.take() {
+                Some(line) => line,
+                None => self.open_line().await?,
+            };
+            match line.send(batch).await {
+                Ok(()) => {
+                    self.line = Some(line).filter(|_| is_fast);
+                    return Ok(());
                 }
+                // The thread has gone: out of patience, or with an error.
+                Err(mpsc::error::SendError(back)) => batch = back,
             }
-            let written = written.and_then(|()| then(&mut sink, &hasher));
-            Sent { sink, hasher, size_bytes, written }
-        }));
+        }
     }
 
-    /// Waits for the batch on its way; the upload moves forward only if all of it was written.
+    async fn open_line(&mut self) -> Result<mpsc::Sender<Batch>, StoreError> {
+        self.settle().await?;
+        let (line, batches) = mpsc::channel(1);
+        let away = self.leave();
+        self.away = Some(spawn_blocking(move || away.write_all(batches)));
+        Ok(line)
+    }
+
+    /// Writes what came last, and then does what is left to do, on one thread.
+    async fn end(
+        &mut self,
+        then: impl FnOnce(&mut Sink, &Hasher) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.settle().await?;
+        let last = self.last.take();
+        let mut away = self.leave();
+        self.away = Some(spawn_blocking(move || {
+            if let Some(batch) = last {
+                away.write(&batch);
+            }
+            if away.written.is_ok() {
+                away.written = then(&mut away.sink, &away.hasher);
+            }
+            away
+        }));
+        self.settle().await
+    }
+
+    fn leave(&mut self) -> Away {
+        let sink = self.sink.take().expect("the sink is home after settle");
+        Away { sink, hasher: self.upload.hasher.clone(), offset: self.upload.offset, written: Ok(()) }
+    }
+
+    /// Waits for what is on its way; the upload moves forward by whole batches that were written.
     async fn settle(&mut self) -> Result<(), StoreError> {
-        let Some(task) = self.on_its_way.take() else { return Ok(()) };
-        let Sent { sink, hasher, size_bytes, written } = task.await.map_err(|error| StoreError::Io {
+        self.line = None;
+        let Some(task) = self.away.take() else { return Ok(()) };
+        let Away { sink, hasher, offset, written } = task.await.map_err(|error| StoreError::Io {
             operation: "write an object",
             source: std::io::Error::other(error),
         })?;
         self.sink = Some(sink);
         self.upload.hasher = hasher;
-        self.upload.offset += size_bytes;
+        self.upload.offset = offset;
         written
     }
 
     pub(crate) async fn checkpoint(&mut self) -> Result<&Upload, StoreError> {
-        self.settle().await?;
-        let last = self.last.take();
-        self.send(last, |sink, _| sink.sync());
-        self.settle().await?;
+        self.end(|sink, _| sink.sync()).await?;
         Ok(&self.upload)
     }
 
     pub(crate) async fn finish(mut self, announced: &Digest) -> Result<Finished, StoreError> {
-        self.settle().await?;
-        let (last, announced) = (self.last.take(), announced.clone());
+        let announced = announced.clone();
         let differs = move |hasher: &Hasher| {
             let digest = hasher.digest();
             digest.algorithm() == announced.algorithm() && digest != announced
         };
         let asked = differs.clone();
-        self.send(last, move |sink, hasher| if asked(hasher) { Ok(()) } else { sink.finish() });
-        self.settle().await?;
+        self.end(move |sink, hasher| if asked(hasher) { Ok(()) } else { sink.finish() }).await?;
         let Upload { key, offset, hasher, .. } = self.upload;
         if differs(&hasher) {
             return Ok(Finished::Differs(hasher.digest()));
