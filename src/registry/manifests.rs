@@ -86,16 +86,12 @@ impl Registry {
         let repository_id = repositories::ensure(&mut tx, repository, now).await?;
         let subject = parsed.subject.as_ref();
         let new = manifests::New { digest, media_type: &parsed.media_type, subject, content };
-        if let Some(id) = manifests::insert(&mut tx, repository_id, new, now).await? {
+        let inserted = manifests::insert(&mut tx, repository_id, new, now).await?;
+        if let Some(id) = inserted {
             let sparse = self.settings.rules.allow_sparse(repository);
             tie(&mut tx, id, repository_id, parsed, sparse).await?;
             if manifests::manifest_arrived(&mut tx, repository_id, digest).await? > 0 {
                 manifests::found_missing(&mut tx, repository_id, digest).await?;
-            }
-            if let Some(subject) = subject {
-                let artifact_type = parsed.artifact_type.as_deref().unwrap_or_default();
-                let text = manifest::referrer_descriptor(parsed, digest, content.len() as u64);
-                referrers::insert(&mut tx, repository_id, subject, digest, artifact_type, &text).await?;
             }
         }
         // In one order for all: two pushes of the same tags must not wait for each other.
@@ -103,6 +99,12 @@ impl Registry {
         tags.sort_unstable_by_key(|tag| tag.as_str());
         for tag in tags {
             set_tag(&mut tx, permit, repository_id, tag, digest, now).await?;
+        }
+        // After the tags, as where a manifest is deleted: it takes the list of the subject's referrers.
+        if let (Some(_), Some(subject)) = (inserted, subject) {
+            let artifact_type = parsed.artifact_type.as_deref().unwrap_or_default();
+            let text = manifest::referrer_descriptor(parsed, digest, content.len() as u64);
+            referrers::insert(&mut tx, repository_id, subject, digest, artifact_type, &text).await?;
         }
         fail::fail_point!("manifests::before_commit", |_| std::process::abort());
         tx.commit().await?;

@@ -102,13 +102,15 @@ impl Registry {
     }
 
     async fn make_page(&self, mut key: Key) -> Result<Arc<Page>> {
-        let content = match &key.tagged {
-            Some(digest) => manifests::content(&self.db, key.repository_id, digest).await?,
-            None => None,
-        };
-        if content.is_none() {
-            // Deleted since; the page is that of a list without it.
-            key.tagged = None;
+        let mut content = None;
+        while let Some(digest) = &key.tagged {
+            content = manifests::content(&self.db, key.repository_id, digest).await?;
+            if content.is_some() {
+                break;
+            }
+            // Deleted since: the tag has gone with it, or was moved before.
+            let fallback = Tag::fallback_for(&key.query.subject);
+            key.tagged = tags::find(&self.db, key.repository_id, &fallback).await?;
         }
         let mut tagged = self.tagged(&key, &content.unwrap_or_default()).await?.into_iter().peekable();
         let Key { repository_id, query, version, .. } = &key;
@@ -249,7 +251,8 @@ impl Registry {
             text.push(',');
             text.push_str(&descriptor);
         }
-        Ok(text.into())
+        // No more memory than its text, however much of the piece has gone.
+        Ok(text.into_bytes().into_boxed_slice().into())
     }
 
     /// The descriptors after `last` up to `to`, with their digests and by them.

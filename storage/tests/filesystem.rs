@@ -165,6 +165,22 @@ fn more_fast_uploads_than_threads_all_get_their_turn() {
     });
 }
 
+/// The last bytes would begin a sync, which needs the thread that is about to sync all of it.
+#[test]
+fn an_upload_ends_with_the_only_thread_there_is() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let scene = backends::filesystem(MEMORY).await.unwrap();
+        for length in (16_500_000..17_500_000).step_by(100_000) {
+            let mut writing = Session::begin(Algorithm::Sha256).write(&scene.store);
+            writing.bytes(&content(19, length), 60_000).await;
+            let kept = timeout(Duration::from_mins(1), writing.suspend()).await.expect("it waits for itself");
+            assert_eq!(kept.unwrap().offset, length as u64);
+        }
+    });
+}
+
 #[tokio::test]
 async fn only_an_upload_whose_file_has_what_the_index_knows_is_closed_as_it_is() {
     let scene = backends::filesystem(TINY).await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_storage::Digest;
 use bytes::Bytes;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::{AT_ONCE, BETWEEN, Listed, PIECE_BYTES, ROWS, ReferrersQuery};
@@ -56,7 +57,9 @@ impl Piece {
     }
 
     fn known_bytes(&self) -> u64 {
-        self.known.iter().map(|(_, text)| text.len() as u64).sum()
+        let bytes =
+            |(digest, text): &(String, String)| digest.len() + text.len() + size_of::<(String, String)>();
+        self.known.iter().map(|known| bytes(known) as u64).sum()
     }
 }
 
@@ -94,8 +97,11 @@ impl Kept {
             u32::try_from(text.len() + REST_BYTES).unwrap_or(u32::MAX)
         });
         Self {
-            pages: pages.max_capacity(most_bytes / PAGES).build(),
-            texts: texts.max_capacity(most_bytes - most_bytes / PAGES).build(),
+            pages: pages.max_capacity(most_bytes / PAGES).eviction_policy(EvictionPolicy::lru()).build(),
+            texts: texts
+                .max_capacity(most_bytes - most_bytes / PAGES)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             next_id: Arc::default(),
         }
     }
@@ -108,6 +114,8 @@ impl Kept {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let page = Arc::new(Page { id, key: key.clone(), next: plan.next, pieces: plan.pieces });
         self.pages.insert(key, Arc::clone(&page));
+        // What is too much goes now and not some time later.
+        self.pages.run_pending_tasks();
         page
     }
 
@@ -118,6 +126,7 @@ impl Kept {
 
     pub(super) fn keep_text(&self, page: &Page, at: usize, text: Bytes) {
         self.texts.insert((page.id, at), text);
+        self.texts.run_pending_tasks();
     }
 }
 

@@ -8,10 +8,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::sync_parent;
 use crate::{IsOurs, Key, StoreError};
@@ -20,6 +21,11 @@ use crate::{IsOurs, Key, StoreError};
 const SYNC_AFTER_BYTES: u64 = 16 * 1024 * 1024;
 /// … and so much before the upload waits for it. It keeps the last sync of a large layer short.
 const SYNC_BEHIND_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A file that was made and locked in less has had no other writer: their leases are many times as long.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// How long the index may take to say whose an upload is: a thread and the lock wait for it.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The file of an upload. It is opened when something is done with it.
 pub(super) struct Sink {
@@ -58,7 +64,7 @@ impl Sink {
         if let Some(file) = &self.file {
             return Ok(Arc::clone(file));
         }
-        let (key, offset) = (self.key.clone(), self.offset);
+        let (key, offset, begun) = (self.key.clone(), self.offset, Instant::now());
         let (file, is_made) = match open_or_make(&self.path, offset) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
             opened => opened.map_err(StoreError::io("open an object for writing"))?,
@@ -66,8 +72,9 @@ impl Sink {
         fail::fail_point!("storage::created", |_| std::process::abort());
         lock(&file, &key)?;
         let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
-        // In what was there others may have been meanwhile. From here on the lock keeps them out.
-        if (!is_made || actual > 0) && !self.is_ours()? {
+        // Others may have been there meanwhile, unless it was just made. From here on the lock keeps them out.
+        let is_new = is_made && actual == 0 && begun.elapsed() < AT_ONCE;
+        if !is_new && !self.is_ours()? {
             return Err(StoreError::Busy { key });
         }
         if actual < offset {
@@ -85,7 +92,9 @@ impl Sink {
     /// Asks whether the upload is this writer's still. Blocks.
     fn is_ours(&mut self) -> Result<bool, StoreError> {
         let Some(is_ours) = self.is_ours.take() else { return Ok(false) };
-        tokio::runtime::Handle::current().block_on(is_ours).map_err(StoreError::Index)
+        let asked =
+            tokio::runtime::Handle::current().block_on(async { timeout(ASKED_WITHIN, is_ours).await });
+        asked.unwrap_or_else(|late| Err(late.into())).map_err(StoreError::Index)
     }
 
     /// Appends at `offset`. Blocks. After an error the file is as long as before.
@@ -99,17 +108,18 @@ impl Sink {
         }
         fail::fail_point!("storage::written", |_| std::process::abort());
         self.unsynced += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        self.catch_up(&file)
+        Ok(())
     }
 
-    fn catch_up(&mut self, file: &Arc<File>) -> Result<(), StoreError> {
+    /// Has the disk catch up with what was written, and waits for it if it is far behind. Blocks.
+    pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
+        let file = self.open()?;
         if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
             || self.behind + self.unsynced >= SYNC_BEHIND_BYTES
         {
             self.settle()?;
         }
         if self.syncing.is_none() && self.unsynced >= SYNC_AFTER_BYTES {
-            let file = Arc::clone(file);
             self.behind = std::mem::take(&mut self.unsynced);
             self.syncing = Some(spawn_blocking(move || file.sync_data()));
         }

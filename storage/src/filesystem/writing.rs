@@ -68,7 +68,12 @@ impl Away {
         let end = self.offset + TURN_BYTES;
         while self.written.is_ok() {
             match runtime.block_on(async { timeout(PATIENCE, line.recv()).await }) {
-                Ok(Some(batch)) => self.write(&batch),
+                Ok(Some(batch)) => {
+                    self.write(&batch);
+                    // Not where the upload is synced right after it: what waits for a sync it has just begun would
+                    // keep the thread the sync needs.
+                    self.written = self.written.and_then(|()| self.sink.catch_up());
+                }
                 Ok(None) => break,
                 // What has been sent by now still comes.
                 Err(_) => line.close(),
