@@ -1,7 +1,7 @@
 -- The numbers of lists of referrers are by chance.
 --
 -- A sequence goes back with a database that is restored, and a replica that runs meanwhile may have kept a page of what
--- the same number stood for.
+-- the same number stood for. The sequence stays for those who are in the middle of a statement; a later migration drops it.
 CREATE FUNCTION referrers_number() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT hashtextextended(gen_random_uuid()::text, 0)
 $$;
@@ -25,6 +25,3 @@ BEGIN
                       WHERE repository_id = OLD.repository_id AND subject = OLD.subject);
     RETURN NULL;
 END $$;
-
-UPDATE referrer_lists SET version = referrers_number();
-DROP SEQUENCE referrer_versions;

@@ -89,16 +89,20 @@ impl Registry {
         let Some(repository_id) = repositories::find(&self.db, permit.resource()).await? else {
             return Ok(ReferrersPage::default());
         };
-        let fallback = Tag::fallback_for(&query.subject);
         // Looked at before anything else: a page may show more than they promise, and never less.
         let version = referrers::version(&self.db, repository_id, &query.subject).await?;
-        let tagged = tags::find(&self.db, repository_id, &fallback).await?;
+        let tagged = self.fallback(repository_id, &query.subject).await?;
         let key = Key { repository_id, query: query.clone(), version, tagged };
         let page = match self.kept.page(&key) {
             Some(page) => page,
             None => self.make_page(key).await?,
         };
         Ok(ReferrersPage { page: Some(page), at: 0, is_begun: false })
+    }
+
+    /// What the fallback tag of a subject points at.
+    async fn fallback(&self, repository_id: i64, subject: &Digest) -> Result<Option<Digest>> {
+        Ok(tags::find(&self.db, repository_id, &Tag::fallback_for(subject)).await?)
     }
 
     async fn make_page(&self, mut key: Key) -> Result<Arc<Page>> {
@@ -109,8 +113,7 @@ impl Registry {
                 break;
             }
             // Deleted since: the tag has gone with it, or was moved before.
-            let fallback = Tag::fallback_for(&key.query.subject);
-            key.tagged = tags::find(&self.db, key.repository_id, &fallback).await?;
+            key.tagged = self.fallback(key.repository_id, &key.query.subject).await?;
         }
         let mut tagged = self.tagged(&key, &content.unwrap_or_default()).await?.into_iter().peekable();
         let Key { repository_id, query, version, .. } = &key;
