@@ -39,6 +39,11 @@ impl Key {
     pub(crate) fn shard(&self) -> &str {
         &self.0[..2]
     }
+
+    /// Which folder that is.
+    pub(crate) fn shard_number(&self) -> u8 {
+        u8::from_str_radix(self.shard(), 16).expect("a key is hexadecimal digits")
+    }
 }
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {

@@ -131,11 +131,13 @@ impl Writer {
     fn open(path: &Path, lock: File) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let connection = connect(path, flags)?;
-        // A commit survives the end of the process. What makes it survive a power cut is `Log`. The last
-        // statement opens the log, which goes with the last connection that has it open.
+        // A commit survives the end of the process. What makes it survive a power cut is `Log`. What a statement
+        // would need to take itself back is kept in memory: in a file that is to come once it is long, it takes
+        // 64 KiB each time, which glibc gives back to the kernel each time. The last statement opens the log,
+        // which goes with the last connection that has it open.
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
-             PRAGMA journal_size_limit = 67108864; SELECT COUNT(*) FROM sqlite_schema;",
+             PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY; SELECT COUNT(*) FROM sqlite_schema;",
         )?;
         // Instead of SQLite's own hook, which would fold within a commit.
         connection.wal_hook(Some(|_, pages| {

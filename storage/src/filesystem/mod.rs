@@ -3,6 +3,7 @@
 //! A file is appended to in place while it is uploaded and is never renamed. What says that it is
 //! complete is the index, not its name.
 
+mod names;
 mod reading;
 mod sink;
 mod writing;
@@ -17,6 +18,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+use self::names::Names;
 use self::reading::{Buffers, Reading};
 use self::sink::Sink;
 pub(crate) use self::writing::{BATCH_BYTES, Writer};
@@ -35,6 +37,7 @@ struct Folder {
     root: PathBuf,
     id: String,
     buffers: Arc<Buffers>,
+    names: Arc<Names>,
 }
 
 /// Written once, when a store is made.
@@ -65,7 +68,8 @@ impl Filesystem {
                 None => make(&root)?,
             };
             probe(&root)?;
-            Ok(Self(Arc::new(Folder { root, id, buffers: Buffers::new(download_memory_bytes) })))
+            let (buffers, names) = (Buffers::new(download_memory_bytes), Arc::new(Names::new()));
+            Ok(Self(Arc::new(Folder { root, id, buffers, names })))
         })
         .await
     }
@@ -83,12 +87,14 @@ impl Filesystem {
     }
 
     pub(crate) fn writer(&self, upload: Upload, is_ours: IsOurs, budget: Arc<Budget>) -> Writer {
-        let sink = Sink::new(upload.key().clone(), self.path(upload.key()), upload.offset(), is_ours);
+        let (key, names) = (upload.key().clone(), Arc::clone(&self.0.names));
+        let sink = Sink::new(key, self.path(upload.key()), names, upload.offset(), is_ours);
         Writer::new(upload, sink, budget)
     }
 
     pub(crate) async fn close_as_it_is(&self, upload: &Upload) -> Result<bool, StoreError> {
         let (path, offset) = (self.path(upload.key()), upload.offset());
+        let (key, names) = (upload.key().clone(), Arc::clone(&self.0.names));
         blocking("close an object", move || {
             let file = match File::open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -105,7 +111,7 @@ impl Filesystem {
             }
             // The bytes were synced when the index was told of them; their name was not.
             fail::fail_point!("storage::synced", |_| std::process::abort());
-            sync_parent(&path)?;
+            names.sync(&key, &path).map_err(StoreError::io("sync a folder"))?;
             Ok(true)
         })
         .await
@@ -138,7 +144,7 @@ impl Filesystem {
     }
 
     pub(crate) async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
-        let path = self.path(key);
+        let (path, key, names) = (self.path(key), key.clone(), Arc::clone(&self.0.names));
         blocking("delete an object", move || {
             let was_there = match fs::remove_file(&path) {
                 Ok(()) => true,
@@ -148,7 +154,7 @@ impl Filesystem {
             fail::fail_point!("storage::deleted", |_| std::process::abort());
             // The row goes next. Were the name to come back after a power cut, nothing would know it; and
             // one that is not there may have been removed just before a crash.
-            sync_parent(&path)?;
+            names.sync_removed(&key, &path).map_err(StoreError::io("sync a folder"))?;
             Ok(was_there)
         })
         .await
@@ -220,11 +226,6 @@ fn open_whole(path: &Path, key: &Key, size_bytes: u64) -> Result<File, StoreErro
         return Err(StoreError::WrongSize { key: key.clone(), expected: size_bytes, actual });
     }
     Ok(file)
-}
-
-fn sync_parent(path: &Path) -> Result<(), StoreError> {
-    let folder = path.parent().expect("an object is in a folder");
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync a folder"))
 }
 
 fn read_marker(root: &Path) -> Result<Option<Marker>, StoreError> {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::sync_parent;
+use super::names::Names;
 use crate::{IsOurs, Key, StoreError};
 
 /// So much is written before the disk is asked to catch up, in the background …
@@ -31,6 +31,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Sink {
     key: Key,
     path: PathBuf,
+    names: Arc<Names>,
     /// Where the index says that the upload stands; so much of the file is durable.
     offset: u64,
     /// Asked once.
@@ -53,9 +54,19 @@ impl fmt::Debug for Sink {
 
 impl Sink {
     /// The file at `path`, of an upload that stands at `offset`.
-    pub(super) fn new(key: Key, path: PathBuf, offset: u64, is_ours: IsOurs) -> Self {
-        let is_ours = Some(is_ours);
-        Self { key, path, offset, is_ours, file: None, dirty: false, unsynced: 0, behind: 0, syncing: None }
+    pub(super) fn new(key: Key, path: PathBuf, names: Arc<Names>, offset: u64, is_ours: IsOurs) -> Self {
+        Self {
+            key,
+            path,
+            names,
+            offset,
+            is_ours: Some(is_ours),
+            file: None,
+            dirty: false,
+            unsynced: 0,
+            behind: 0,
+            syncing: None,
+        }
     }
 
     /// Opens the file, and cuts it to the offset the index knows: bytes behind it were never accounted
@@ -69,6 +80,9 @@ impl Sink {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { key }),
             opened => opened.map_err(StoreError::io("open an object for writing"))?,
         };
+        if is_made {
+            self.names.made(&key);
+        }
         fail::fail_point!("storage::created", |_| std::process::abort());
         lock(&file, &key)?;
         let actual = file.metadata().map_err(StoreError::io("look at an object"))?.len();
@@ -151,7 +165,7 @@ impl Sink {
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.sync()?;
         fail::fail_point!("storage::synced", |_| std::process::abort());
-        sync_parent(&self.path)
+        self.names.sync(&self.key, &self.path).map_err(StoreError::io("sync a folder"))
     }
 }
 
