@@ -182,21 +182,44 @@ pub async fn need_missing(
 }
 
 /// A blob that was missed has come: ties those who named it to it.
-pub async fn blob_arrived(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
+pub async fn blob_arrived(tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
     let sql = "INSERT INTO manifest_blobs (manifest_id, repository_id, digest)
                SELECT manifest_id, repository_id, digest FROM missing_references
-               WHERE repository_id = $1 AND digest = $2
+               WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4
                ON CONFLICT DO NOTHING";
-    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+    tie(tx, sql, repository_id, digest).await
 }
 
 /// A manifest that was missed has come: ties the indexes that named it to it.
-pub async fn manifest_arrived(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
+pub async fn manifest_arrived(tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
     let sql = "INSERT INTO manifest_children (manifest_id, repository_id, digest)
                SELECT manifest_id, repository_id, digest FROM missing_references
-               WHERE repository_id = $1 AND digest = $2
+               WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4
                ON CONFLICT DO NOTHING";
-    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+    tie(tx, sql, repository_id, digest).await
+}
+
+/// Runs `sql` for all that miss a digest, some at a time: each is on a page of its own, and SQLite keeps what a
+/// statement has changed until it has ended.
+async fn tie(mut tx: &mut Tx, sql: &'static str, repository_id: i64, digest: &Digest) -> Result<u64> {
+    const AT_ONCE: i64 = 500;
+    let missing = "SELECT manifest_id FROM missing_references
+                   WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 ORDER BY manifest_id LIMIT $4";
+    let (mut after, mut tied) = (0_i64, 0);
+    loop {
+        let some: Vec<(i64,)> = query!(tx, fetch_all sqlx::query_as(missing)
+            .bind(repository_id)
+            .bind(digest.as_str())
+            .bind(after)
+            .bind(AT_ONCE))?;
+        let Some((last,)) = some.last() else { return Ok(tied) };
+        tied += query!(tx, execute sqlx::query(sql)
+            .bind(repository_id)
+            .bind(digest.as_str())
+            .bind(after)
+            .bind(*last))?;
+        after = *last;
+    }
 }
 
 /// Forgets that content was missed.

@@ -111,7 +111,7 @@ impl Filesystem {
             }
             // The bytes were synced when the index was told of them; their name was not.
             fail::fail_point!("storage::synced", |_| std::process::abort());
-            names.sync(&key, &path).map_err(StoreError::io("sync a folder"))?;
+            names.sync(&key, &path)?;
             Ok(true)
         })
         .await
@@ -146,6 +146,7 @@ impl Filesystem {
     pub(crate) async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
         let (path, key, names) = (self.path(key), key.clone(), Arc::clone(&self.0.names));
         blocking("delete an object", move || {
+            names.forget(&key);
             let was_there = match fs::remove_file(&path) {
                 Ok(()) => true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -154,7 +155,7 @@ impl Filesystem {
             fail::fail_point!("storage::deleted", |_| std::process::abort());
             // The row goes next. Were the name to come back after a power cut, nothing would know it; and
             // one that is not there may have been removed just before a crash.
-            names.sync_removed(&key, &path).map_err(StoreError::io("sync a folder"))?;
+            names.sync_removed(&key, &path)?;
             Ok(was_there)
         })
         .await

@@ -165,7 +165,7 @@ impl Sink {
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.sync()?;
         fail::fail_point!("storage::synced", |_| std::process::abort());
-        self.names.sync(&self.key, &self.path).map_err(StoreError::io("sync a folder"))
+        self.names.sync(&self.key, &self.path)
     }
 }
 

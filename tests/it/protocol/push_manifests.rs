@@ -209,6 +209,44 @@ async fn a_sparse_manifest_is_taken_by_rule_and_protects_what_arrives_later() {
 }
 
 #[tokio::test]
+async fn a_blob_that_many_manifests_wait_for_is_protected_by_each() {
+    on_each_database_with(SPARSE, async |berth| {
+        let (config, layer) = (b"{}".to_vec(), bytes(7, 5000));
+        let manifests: Vec<Vec<u8>> = (0..600)
+            .map(|number| {
+                let manifest = json!({
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST,
+                    "config": descriptor(CONFIG, &sha256(&config), config.len()),
+                    "layers": [descriptor(LAYER, &sha256(&layer), layer.len())],
+                    "annotations": {"number": number.to_string()},
+                });
+                manifest.to_string().into_bytes()
+            })
+            .collect();
+        let path = |manifest: &[u8]| format!("/v2/mirror/app/manifests/{}", sha256(manifest));
+        for manifest in &manifests {
+            put(berth, &path(manifest), MANIFEST, manifest).await.is(201);
+        }
+
+        berth.repository("mirror/app").push_blob(&layer).await;
+
+        // More than are tied to it in one go; the last of them alone is left.
+        let (last, others) = manifests.split_last().unwrap();
+        for manifest in others {
+            berth.ask("DELETE", &path(manifest)).await.is(202);
+        }
+        let blob = format!("/v2/mirror/app/blobs/{}", sha256(&layer));
+        let refused = berth.ask("DELETE", &blob).await;
+        let text = refused.is_refused(403, "DENIED").text();
+        assert!(text.contains(&sha256(last)), "{text}");
+        berth.ask("DELETE", &path(last)).await.is(202);
+        berth.ask("DELETE", &blob).await.is(202);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn deleting_a_tag_removes_the_tag_alone() {
     on_each_database(async |berth| {
         let image = berth.push_image("team/app", "v1", 7).await;
