@@ -120,7 +120,7 @@ impl Shard {
         let is_open =
             |syncs: &mut Syncs| syncs.lost < part_of && syncs.ended < part_of && syncs.begun > syncs.ended;
         let mut syncs = self.ended.wait_while(syncs, is_open).unwrap_or_else(PoisonError::into_inner);
-        if syncs.lost > 0 && syncs.lost >= part_of {
+        if syncs.lost >= part_of {
             let error = syncs.error.map_or(io::ErrorKind::Other.into(), io::Error::from_raw_os_error);
             return Err(Failed::Lost(error));
         }
