@@ -231,7 +231,7 @@ pub struct Link {
     pub digest: Digest,
     /// Since when no manifest may need it.
     pub idle_since: i64,
-    /// Whether a manifest needs it after all.
+    /// Whether a manifest needs it after all, or missed it and was not tied to it when it came.
     pub needed: bool,
 }
 
@@ -240,8 +240,10 @@ columns_of!(Link { repository_id: plain, digest: parsed, idle_since: plain, need
 /// Links that have been idle since `before`, the oldest first.
 pub async fn idle_links(mut on: impl Handle, before: i64, limit: i64) -> Result<Vec<Link>> {
     let sql = "SELECT rb.repository_id, rb.digest, rb.idle_since,
-                      (SELECT 1 FROM manifest_blobs mb
-                       WHERE mb.repository_id = rb.repository_id AND mb.digest = rb.digest LIMIT 1)
+                      COALESCE((SELECT 1 FROM manifest_blobs mb
+                                WHERE mb.repository_id = rb.repository_id AND mb.digest = rb.digest LIMIT 1),
+                               (SELECT 1 FROM missing_references m
+                                WHERE m.repository_id = rb.repository_id AND m.digest = rb.digest LIMIT 1))
                       IS NOT NULL AS needed
                FROM repository_blobs rb WHERE rb.idle_since <= $1
                ORDER BY rb.idle_since LIMIT $2";

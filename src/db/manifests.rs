@@ -181,31 +181,36 @@ pub async fn need_missing(
     query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()).bind(manifest_id))
 }
 
-/// A blob that was missed has come: ties those who named it to it.
+/// A blob that was missed has come: ties those who named it to it, and answers how many.
 pub async fn blob_arrived(tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
-    let sql = "INSERT INTO manifest_blobs (manifest_id, repository_id, digest)
-               SELECT manifest_id, repository_id, digest FROM missing_references
-               WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4
-               ON CONFLICT DO NOTHING";
-    tie(tx, sql, repository_id, digest).await
+    tie(tx, "manifest_blobs", repository_id, digest).await
 }
 
-/// A manifest that was missed has come: ties the indexes that named it to it.
+/// A manifest that was missed has come: ties the indexes that named it to it, and answers how many.
 pub async fn manifest_arrived(tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
-    let sql = "INSERT INTO manifest_children (manifest_id, repository_id, digest)
-               SELECT manifest_id, repository_id, digest FROM missing_references
-               WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4
-               ON CONFLICT DO NOTHING";
-    tie(tx, sql, repository_id, digest).await
+    tie(tx, "manifest_children", repository_id, digest).await
 }
 
-/// Runs `sql` for all that miss a digest, some at a time: each is on a page of its own, and SQLite keeps what a
-/// statement has changed until it has ended.
-async fn tie(mut tx: &mut Tx, sql: &'static str, repository_id: i64, digest: &Digest) -> Result<u64> {
+/// Moves all that miss a digest to `table`, some at a time: each is on a page of its own, and SQLite keeps what
+/// a statement has changed until it has ended.
+///
+/// On PostgreSQL one may be committed in the middle of this, or just after it by a transaction that did not see
+/// the digest come. It stays where it is, and whoever takes the digest away looks at [`is_missed`].
+async fn tie(mut tx: &mut Tx, table: &str, repository_id: i64, digest: &Digest) -> Result<u64> {
     const AT_ONCE: i64 = 500;
+    const SOME: &str = "repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4";
     let missing = "SELECT manifest_id FROM missing_references
                    WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 ORDER BY manifest_id LIMIT $4";
-    let (mut after, mut tied) = (0_i64, 0);
+    let insert = format!(
+        "INSERT INTO {table} (manifest_id, repository_id, digest)
+         SELECT manifest_id, repository_id, digest FROM missing_references WHERE {SOME}
+         ON CONFLICT DO NOTHING"
+    );
+    let delete = format!(
+        "DELETE FROM missing_references WHERE {SOME} AND manifest_id IN
+             (SELECT manifest_id FROM {table} WHERE {SOME})"
+    );
+    let (mut after, mut moved, mut tied) = (0_i64, 0, 0);
     loop {
         let some: Vec<(i64,)> = query!(tx, fetch_all sqlx::query_as(missing)
             .bind(repository_id)
@@ -213,26 +218,32 @@ async fn tie(mut tx: &mut Tx, sql: &'static str, repository_id: i64, digest: &Di
             .bind(after)
             .bind(AT_ONCE))?;
         let Some((last,)) = some.last() else { return Ok(tied) };
-        tied += query!(tx, execute sqlx::query(sql)
-            .bind(repository_id)
-            .bind(digest.as_str())
-            .bind(after)
-            .bind(*last))?;
+        for sql in [&insert, &delete] {
+            moved = query!(tx, execute sqlx::query(sqlx::AssertSqlSafe(sql.clone()))
+                .bind(repository_id)
+                .bind(digest.as_str())
+                .bind(after)
+                .bind(*last))?;
+        }
+        tied += moved;
         after = *last;
     }
 }
 
-/// Forgets that content was missed.
-pub async fn found_missing(mut tx: &mut Tx, repository_id: i64, digest: &Digest) -> Result<u64> {
-    let sql = "DELETE FROM missing_references WHERE repository_id = $1 AND digest = $2";
-    query!(tx, execute sqlx::query(sql).bind(repository_id).bind(digest.as_str()))
+/// Whether a manifest names content that was missed when it was pushed, and is not tied to it.
+pub async fn is_missed(mut on: impl Handle, repository_id: i64, digest: &Digest) -> Result<bool> {
+    let sql = "SELECT 1 FROM missing_references WHERE repository_id = $1 AND digest = $2 LIMIT 1";
+    let row: Option<(i32,)> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()))?;
+    Ok(row.is_some())
 }
 
 /// Some manifests that need a blob or list a manifest, for a message.
 pub async fn needing(mut on: impl Handle, repository_id: i64, digest: &Digest) -> Result<Vec<String>> {
     let sql = "SELECT m.digest FROM manifests m WHERE m.id IN
                    (SELECT manifest_id FROM manifest_blobs WHERE repository_id = $1 AND digest = $2
-                    UNION SELECT manifest_id FROM manifest_children WHERE repository_id = $1 AND digest = $2)
+                    UNION SELECT manifest_id FROM manifest_children WHERE repository_id = $1 AND digest = $2
+                    UNION SELECT manifest_id FROM missing_references WHERE repository_id = $1 AND digest = $2)
                ORDER BY m.digest LIMIT 5";
     let rows: Vec<(String,)> =
         query!(on, fetch_all sqlx::query_as(sql).bind(repository_id).bind(digest.as_str()))?;

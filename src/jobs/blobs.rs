@@ -6,7 +6,7 @@
 //! either finds the blob and keeps it, or is told that it is not there.
 
 use super::{BATCH, Context, JobError, Report};
-use crate::db::{self, blobs, doomed_objects};
+use crate::db::{self, blobs, doomed_objects, manifests};
 
 pub(super) async fn collect(
     context: &Context,
@@ -66,6 +66,11 @@ enum Verdict {
 async fn collect_link(context: &Context, link: &blobs::Link, before: i64) -> Result<Verdict, JobError> {
     let mut tx = context.db.begin().await?;
     if link.needed {
+        match manifests::blob_arrived(&mut tx, link.repository_id, &link.digest).await {
+            Ok(_) => {}
+            Err(error) if crossed(&error) => return Ok(Verdict::Untouched),
+            Err(error) => return Err(error.into()),
+        }
         let kept = blobs::keep_link(&mut tx, link).await?;
         fail::fail_point!("jobs::before_keep_link", |_| std::process::abort());
         tx.commit().await?;

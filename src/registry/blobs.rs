@@ -160,19 +160,21 @@ impl Registry {
     }
 
     async fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let unknown = || RegistryError::BlobUnknown(digest.clone());
         let mut tx = self.db.begin().await?;
+        let repository_id = repositories::find(&mut tx, repository).await?.ok_or_else(unknown)?;
         // The blob before the hold on it, as the collector does: they must not wait for each other.
         blobs::set_idle(&mut tx, digest, self.clock.now()).await?;
-        match blobs::unlink(&mut tx, repository, digest).await {
-            Ok(0) => return Err(RegistryError::BlobUnknown(digest.clone())),
-            Ok(_) => {}
-            Err(error) if error.is_foreign_key_violation() => {
-                drop(tx);
-                let repository_id = repositories::find(&self.db, repository).await?.unwrap_or_default();
-                let by = manifests::needing(&self.db, repository_id, digest).await?;
-                return Err(RegistryError::InUse { digest: digest.clone(), by });
-            }
+        let needed = match blobs::unlink(&mut tx, repository, digest).await {
+            Ok(0) => return Err(unknown()),
+            Ok(_) => manifests::is_missed(&mut tx, repository_id, digest).await?,
+            Err(error) if error.is_foreign_key_violation() => true,
             Err(error) => return Err(error.into()),
+        };
+        if needed {
+            drop(tx);
+            let by = manifests::needing(&self.db, repository_id, digest).await?;
+            return Err(RegistryError::InUse { digest: digest.clone(), by });
         }
         fail::fail_point!("blobs::before_unlink", |_| std::process::abort());
         tx.commit().await?;

@@ -90,9 +90,7 @@ impl Registry {
         if let Some(id) = inserted {
             let sparse = self.settings.rules.allow_sparse(repository);
             tie(&mut tx, id, repository_id, parsed, sparse).await?;
-            if manifests::manifest_arrived(&mut tx, repository_id, digest).await? > 0 {
-                manifests::found_missing(&mut tx, repository_id, digest).await?;
-            }
+            manifests::manifest_arrived(&mut tx, repository_id, digest).await?;
         }
         // In one order for all: two pushes of the same tags must not wait for each other.
         let mut tags: Vec<&Tag> = tags.iter().collect();
@@ -136,14 +134,15 @@ impl Registry {
         // Blobs, then tags, then the manifest: the order in which a push takes them.
         blobs::let_go(&mut tx, id, repository_id, self.clock.now()).await?;
         tags::remove_all_of(&mut tx, repository_id, digest).await?;
-        match manifests::remove(&mut tx, id).await {
-            Ok(_) => {}
-            Err(error) if error.is_foreign_key_violation() => {
-                drop(tx);
-                let by = manifests::needing(&self.db, repository_id, digest).await?;
-                return Err(RegistryError::InUse { digest: digest.clone(), by });
-            }
+        let needed = match manifests::remove(&mut tx, id).await {
+            Ok(_) => manifests::is_missed(&mut tx, repository_id, digest).await?,
+            Err(error) if error.is_foreign_key_violation() => true,
             Err(error) => return Err(error.into()),
+        };
+        if needed {
+            drop(tx);
+            let by = manifests::needing(&self.db, repository_id, digest).await?;
+            return Err(RegistryError::InUse { digest: digest.clone(), by });
         }
         fail::fail_point!("manifests::before_delete", |_| std::process::abort());
         tx.commit().await?;

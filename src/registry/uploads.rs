@@ -217,7 +217,6 @@ impl Registry {
         let repository_id = repositories::ensure(tx, repository, now).await?;
         blobs::link(tx, repository, digest, now).await?;
         if manifests::blob_arrived(tx, repository_id, digest).await? > 0 {
-            manifests::found_missing(tx, repository_id, digest).await?;
             blobs::hold(tx, repository_id, &[digest]).await?;
         }
         Ok(())

@@ -280,7 +280,7 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("missing", manifests::need_missing(&mut tx, index_id, id, &digest(4)).await);
     answers.note("links", blobs::link(&mut tx, &one, &digest(4), 60).await);
     answers.note("arrived", manifests::blob_arrived(&mut tx, id, &digest(4)).await);
-    answers.note("no more missing", manifests::found_missing(&mut tx, id, &digest(4)).await);
+    answers.note("missed", manifests::is_missed(&mut tx, id, &digest(4)).await);
     for name in ["v1", "V1", "_x", "a-b", "a.b", "Z"] {
         let tag = Tag::from_str(name).expect("a tag");
         answers.note("tag", tags::set(&mut tx, id, &tag, &image, 70).await);

@@ -3,17 +3,23 @@
 //! On PostgreSQL two transactions that lock the same rows in another order end in a deadlock, which
 //! the database breaks by failing one of them. A client must not hear of it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    faults::behind::{Index, assert_invariants},
-    faults::wire::{Failure, Image, Outcome, Way, Wire, blob},
-    harness::{Database, Server, content::sha256, layout::MANIFEST, tools::workbench},
+    faults::behind::{Index, assert_invariants, assert_only_these_are_left},
+    faults::wire::{Failure, Image, Outcome, Way, Wire, blob, expect},
+    harness::{
+        Database, Server,
+        content::sha256,
+        layout::{INDEX, MANIFEST},
+        tools::workbench,
+    },
     operation::scenes::eventually,
 };
 
@@ -51,7 +57,7 @@ async fn tags_set_in_any_order_do_not_block_each_other() {
             }
             let path = format!("manifests/{}?{}", image.digest, tags.join("&"));
             let put = wire.request(Method::PUT, "team/app", &path).header("Content-Type", MANIFEST);
-            puts.spawn(crate::faults::wire::expect(put.body(image.manifest.clone()), StatusCode::CREATED));
+            puts.spawn(expect(put.body(image.manifest.clone()), StatusCode::CREATED));
         }
         while let Some(put) = puts.join_next().await {
             assert_not_ours(put.expect("a put is answered"), &server);
@@ -240,5 +246,63 @@ async fn manifests_that_share_layers_come_and_go_without_blocking_each_other() {
                 .for_each(|outcome| assert_not_ours(outcome, &server));
         }
         assert!(!server.said().contains("a round of jobs broke off"), "{}", server.said());
+    }
+}
+
+#[tokio::test]
+async fn what_arrives_while_a_sparse_manifest_is_put_is_protected_by_it() {
+    let _bench = workbench!("postgres");
+    for database in [Database::Sqlite, Database::Postgres] {
+        let config = "[[repositories]]\nmatch = '**'\nallow_sparse = true\n[gc]\ninterval = '1d'";
+        // Between a manifest's look at what is there and the end of its transaction.
+        let asleep = "manifests::before_commit=sleep(30)";
+        let builder = Server::builder().database(database).config(config).env("FAILPOINTS", asleep);
+        let mut server = builder.start().await;
+        let wire = Wire::to(&server);
+        let mut everyone = JoinSet::new();
+        for number in 0..12 {
+            let wire = wire.clone();
+            everyone.spawn(async move {
+                let image = Image::new(number, [blob(number, 500)]);
+                let entry =
+                    json!({"mediaType": MANIFEST, "digest": image.digest, "size": image.manifest.len()});
+                let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+                let put = wire.request(Method::PUT, "team/app", &format!("manifests/index-{number}"));
+                let put = put.header("Content-Type", INDEX).body(index.to_string());
+                let image_comes = async {
+                    tokio::time::sleep(Duration::from_millis(number)).await;
+                    wire.put_manifest("team/app", "image", &image).await
+                };
+                let layer_comes = async {
+                    tokio::time::sleep(Duration::from_millis(number * 3)).await;
+                    wire.upload("team/app", &image.blobs[1], Way::Single).await
+                };
+                let (index, came, layer) =
+                    tokio::join!(expect(put, StatusCode::CREATED), image_comes, layer_comes);
+                index.expect("the index");
+                came.expect("its image");
+                layer.expect("the layer of it");
+                image
+            });
+        }
+        let images = everyone.join_all().await;
+
+        let mut alive = BTreeSet::new();
+        for image in &images {
+            let layer = sha256(&image.blobs[1]);
+            for path in [format!("manifests/{}", image.digest), format!("blobs/{layer}")] {
+                match wire.delete("team/app", &path).await {
+                    Err(Failure::Refused { status: StatusCode::FORBIDDEN, .. }) => {}
+                    other => panic!("{database:?}: {path} is needed, and yet {other:?}"),
+                }
+            }
+            alive.insert(layer);
+        }
+        server.kill();
+        assert_only_these_are_left(&server, &alive).await;
+        let mut index = Index::of(&server).await;
+        let candidates =
+            index.texts("SELECT digest FROM repository_blobs WHERE idle_since IS NOT NULL").await;
+        assert_eq!(candidates, [""; 0], "the collector looks at them again each time");
     }
 }
