@@ -201,16 +201,7 @@ async fn tie(mut tx: &mut Tx, table: &str, repository_id: i64, digest: &Digest) 
     const SOME: &str = "repository_id = $1 AND digest = $2 AND manifest_id > $3 AND manifest_id <= $4";
     let missing = "SELECT manifest_id FROM missing_references
                    WHERE repository_id = $1 AND digest = $2 AND manifest_id > $3 ORDER BY manifest_id LIMIT $4";
-    let insert = format!(
-        "INSERT INTO {table} (manifest_id, repository_id, digest)
-         SELECT manifest_id, repository_id, digest FROM missing_references WHERE {SOME}
-         ON CONFLICT DO NOTHING"
-    );
-    let delete = format!(
-        "DELETE FROM missing_references WHERE {SOME} AND manifest_id IN
-             (SELECT manifest_id FROM {table} WHERE {SOME})"
-    );
-    let (mut after, mut moved, mut tied) = (0_i64, 0, 0);
+    let (mut after, mut tied) = (0_i64, 0);
     loop {
         let some: Vec<(i64,)> = query!(tx, fetch_all sqlx::query_as(missing)
             .bind(repository_id)
@@ -218,8 +209,18 @@ async fn tie(mut tx: &mut Tx, table: &str, repository_id: i64, digest: &Digest) 
             .bind(after)
             .bind(AT_ONCE))?;
         let Some((last,)) = some.last() else { return Ok(tied) };
-        for sql in [&insert, &delete] {
-            moved = query!(tx, execute sqlx::query(sqlx::AssertSqlSafe(sql.clone()))
+        let insert = format!(
+            "INSERT INTO {table} (manifest_id, repository_id, digest)
+             SELECT manifest_id, repository_id, digest FROM missing_references WHERE {SOME}
+             ON CONFLICT DO NOTHING"
+        );
+        let delete = format!(
+            "DELETE FROM missing_references WHERE {SOME} AND manifest_id IN
+                 (SELECT manifest_id FROM {table} WHERE {SOME})"
+        );
+        let mut moved = 0;
+        for sql in [insert, delete] {
+            moved = query!(tx, execute sqlx::query(sqlx::AssertSqlSafe(sql))
                 .bind(repository_id)
                 .bind(digest.as_str())
                 .bind(after)

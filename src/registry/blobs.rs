@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Permit, Registry, RegistryError, again};
 use crate::clock::millis;
-use crate::db::{blobs, manifests, repositories};
+use crate::db::{blobs, repositories};
 use crate::oci::RepositoryName;
 use crate::telemetry::FoundBy;
 
@@ -165,16 +165,10 @@ impl Registry {
         let repository_id = repositories::find(&mut tx, repository).await?.ok_or_else(unknown)?;
         // The blob before the hold on it, as the collector does: they must not wait for each other.
         blobs::set_idle(&mut tx, digest, self.clock.now()).await?;
-        let needed = match blobs::unlink(&mut tx, repository, digest).await {
-            Ok(0) => return Err(unknown()),
-            Ok(_) => manifests::is_missed(&mut tx, repository_id, digest).await?,
-            Err(error) if error.is_foreign_key_violation() => true,
-            Err(error) => return Err(error.into()),
-        };
-        if needed {
-            drop(tx);
-            let by = manifests::needing(&self.db, repository_id, digest).await?;
-            return Err(RegistryError::InUse { digest: digest.clone(), by });
+        let removed = blobs::unlink(&mut tx, repository, digest).await;
+        let (tx, rows) = self.unless_needed(tx, repository_id, digest, removed).await?;
+        if rows == 0 {
+            return Err(unknown());
         }
         fail::fail_point!("blobs::before_unlink", |_| std::process::abort());
         tx.commit().await?;

@@ -134,20 +134,35 @@ impl Registry {
         // Blobs, then tags, then the manifest: the order in which a push takes them.
         blobs::let_go(&mut tx, id, repository_id, self.clock.now()).await?;
         tags::remove_all_of(&mut tx, repository_id, digest).await?;
-        let needed = match manifests::remove(&mut tx, id).await {
-            Ok(_) => manifests::is_missed(&mut tx, repository_id, digest).await?,
-            Err(error) if error.is_foreign_key_violation() => true,
-            Err(error) => return Err(error.into()),
-        };
-        if needed {
-            drop(tx);
-            let by = manifests::needing(&self.db, repository_id, digest).await?;
-            return Err(RegistryError::InUse { digest: digest.clone(), by });
-        }
+        let removed = manifests::remove(&mut tx, id).await;
+        let (tx, _) = self.unless_needed(tx, repository_id, digest, removed).await?;
         fail::fail_point!("manifests::before_delete", |_| std::process::abort());
         tx.commit().await?;
         fail::fail_point!("manifests::deleted", |_| std::process::abort());
         Ok(())
+    }
+
+    /// Refuses a delete of what a manifest needs, or has missed and is not tied to. Gives the transaction back, and
+    /// how many rows were removed.
+    pub(super) async fn unless_needed(
+        &self,
+        mut tx: db::Tx,
+        repository_id: i64,
+        digest: &Digest,
+        removed: db::Result<u64>,
+    ) -> Result<(db::Tx, u64)> {
+        match removed {
+            Ok(0) => return Ok((tx, 0)),
+            Ok(rows) if !manifests::is_missed(&mut tx, repository_id, digest).await? => {
+                return Ok((tx, rows));
+            }
+            Ok(_) => {}
+            Err(error) if error.is_foreign_key_violation() => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(tx);
+        let by = manifests::needing(&self.db, repository_id, digest).await?;
+        Err(RegistryError::InUse { digest: digest.clone(), by })
     }
 }
 
