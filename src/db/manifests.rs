@@ -22,14 +22,18 @@ pub struct Head {
 
 columns_of!(Head { digest: parsed, media_type: plain, size_bytes: count });
 
+/// The longest manifest that is read together with what it is, in bytes: longer ones, which are rare, would take
+/// too much memory where many look at once.
+pub const SMALL_BYTES: usize = 32 * 1024;
+
 /// A manifest as it was pushed.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Manifest {
     /// Everything but its bytes.
     #[sqlx(flatten)]
     pub head: Head,
-    /// Its bytes.
-    pub content: Vec<u8>,
+    /// Its bytes, unless they are more than [`SMALL_BYTES`].
+    pub content: Option<Vec<u8>>,
 }
 
 impl super::sqlite::FromRow for Manifest {
@@ -46,7 +50,8 @@ const BY_DIGEST: &str = "FROM repositories r
     JOIN manifests m ON m.repository_id = r.id
     WHERE r.name = $1 AND m.digest = $2";
 const HEAD: &str = "SELECT m.digest, m.media_type, m.size_bytes";
-const WHOLE: &str = "SELECT m.digest, m.media_type, m.size_bytes, m.content";
+const WHOLE: &str = "SELECT m.digest, m.media_type, m.size_bytes,
+    CASE WHEN m.size_bytes <= 32768 THEN m.content END AS content";
 
 fn select(columns: &str, reference: &Reference) -> String {
     match reference {
@@ -63,6 +68,18 @@ pub async fn find(
 ) -> Result<Option<Manifest>> {
     let sql = sqlx::AssertSqlSafe(select(WHOLE, reference));
     query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(reference.as_str()))
+}
+
+/// The bytes of a manifest of a repository.
+pub async fn bytes(
+    mut on: impl Handle,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<Vec<u8>>> {
+    let sql = sqlx::AssertSqlSafe(format!("SELECT m.content {BY_DIGEST}"));
+    let row: Option<(Vec<u8>,)> =
+        query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))?;
+    Ok(row.map(|(content,)| content))
 }
 
 /// A manifest of a repository, without its bytes.

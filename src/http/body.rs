@@ -1,18 +1,16 @@
 //! Bodies: read with an idle limit, drained after a refusal, bounded in memory.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
-use http_body::{Frame, SizeHint};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::error::HttpError;
+use super::memory::{Held, Memory};
 use crate::registry::{Source, SourceError};
 
 /// What is read, at most, of a body that was refused, and for how long.
@@ -20,13 +18,6 @@ const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 const DRAIN_FOR: Duration = Duration::from_secs(5);
 /// How long a manifest may take to come in; it is small, and holds memory.
 const MANIFEST_WITHIN: Duration = Duration::from_mins(1);
-/// The unit memory is counted in.
-const UNIT: usize = 1024;
-
-/// How many units some bytes are.
-pub(super) fn permits(bytes: usize) -> usize {
-    bytes.div_ceil(UNIT)
-}
 
 /// The body of a request. Clones read the same body.
 #[derive(Clone)]
@@ -70,20 +61,16 @@ impl RequestBody {
     }
 
     /// The whole body, which must not be longer than `limit`; memory is taken as bytes come.
-    pub(super) async fn collect(
-        &self,
-        limit: usize,
-        memory: &Arc<Semaphore>,
-    ) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), HttpError> {
+    pub(super) async fn collect(&self, limit: usize, memory: &Memory) -> Result<(Bytes, Held), HttpError> {
         let mut whole = BytesMut::new();
-        let mut held = Vec::new();
+        let mut held = Held::default();
         let reading = async {
             while let Some(bytes) = self.next().await {
                 let bytes = bytes.map_err(HttpError::Body)?;
                 if whole.len() + bytes.len() > limit {
                     return Err(HttpError::ManifestTooLarge { limit });
                 }
-                held.push(hold(memory, bytes.len()).await);
+                memory.grow(&mut held, whole.len() + bytes.len()).await;
                 whole.extend_from_slice(&bytes);
             }
             Ok(())
@@ -105,44 +92,6 @@ impl RequestBody {
         };
         // Late or not, the answer goes out now.
         let _ = timeout(DRAIN_FOR, reading).await;
-    }
-}
-
-/// Waits for memory for so many bytes.
-pub(super) async fn hold(memory: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
-    let units = u32::try_from(permits(bytes)).unwrap_or(u32::MAX);
-    Arc::clone(memory).acquire_many_owned(units).await.expect("the budget is never closed")
-}
-
-/// A response body that gives its memory back when it has been sent.
-pub(super) struct HeldBody {
-    bytes: Option<Bytes>,
-    _held: OwnedSemaphorePermit,
-}
-
-impl HeldBody {
-    pub(super) fn body(bytes: Bytes, held: OwnedSemaphorePermit) -> Body {
-        Body::new(Self { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), _held: held })
-    }
-}
-
-impl http_body::Body for HeldBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 

@@ -2,16 +2,15 @@
 
 use axum::response::Response;
 use berth_auth::{Delete, Look, Permission, Permissions, Pull, Push};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::blobs::{described, multipart, not_modified, wanted};
-use super::body::{HeldBody, hold};
 use super::error::HttpError;
 use super::uploads::ascii;
 use super::{CONTENT_DIGEST, Call, empty};
 use crate::oci::{ByteRange, Ranges, Reference, RepositoryName, Tag};
-use crate::registry::{ManifestPut, Permit, RegistryError};
+use crate::registry::{ManifestPut, Permit, RegistryError, Stored};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -42,50 +41,48 @@ pub(super) async fn get(
     reference: &Reference,
 ) -> Result<Response> {
     let permit = call.access.permit::<Pull>(repository)?;
-    let manifest = call.app.registry().manifest(&permit, reference).await?;
-    let (head, content) = (manifest.head, Bytes::from(manifest.content));
+    let Stored { head, content } = call.app.registry().manifest(&permit, reference).await?;
     if not_modified(&call.head.headers, &head.digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
     }
-    let length = content.len() as u64;
-    let (status, kind, body) = match wanted(&call.head.headers, &head.digest, length) {
+    let length = head.size_bytes;
+    let ranges = match wanted(&call.head.headers, &head.digest, length) {
         Ranges::Unsatisfiable => return Err(HttpError::Range { length }),
-        Ranges::Whole => (StatusCode::OK, Parts::Whole, content),
-        Ranges::Some(ranges) => {
-            if let [range] = ranges.as_slice() {
-                (StatusCode::PARTIAL_CONTENT, Parts::One(*range), slice(&content, *range))
-            } else {
-                let parts = multipart(&head.digest, &head.media_type, length, &ranges);
-                let mut body = BytesMut::new();
-                for (before, range) in parts.heads.iter().zip(&ranges) {
-                    body.extend_from_slice(before.as_bytes());
-                    body.extend_from_slice(&slice(&content, *range));
-                }
-                body.extend_from_slice(parts.end.as_bytes());
-                (StatusCode::PARTIAL_CONTENT, Parts::Several(parts), body.freeze())
-            }
-        }
+        Ranges::Whole => Vec::new(),
+        Ranges::Some(ranges) => ranges,
     };
-    let mut response = described(status, &head.digest);
+    let memory_bytes = usize::try_from(length).unwrap_or(usize::MAX);
+    let held = call.app.0.manifest_memory.hold(memory_bytes).await;
+    // Many who ask for a large one have it in memory only when it is their turn.
+    let content = match content {
+        Some(content) => content,
+        None => call.app.registry().manifest_content(&permit, &head.digest).await?,
+    };
+    let content = Bytes::from(content);
+    let mut response = described(StatusCode::PARTIAL_CONTENT, &head.digest);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, media_type(&head.media_type));
-    headers.insert(header::CONTENT_LENGTH, body.len().into());
-    match kind {
-        Parts::Whole => {}
-        Parts::One(range) => {
-            headers.insert(header::CONTENT_RANGE, ascii(&range.content_range(length)));
+    let body = match ranges.as_slice() {
+        [] => {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            *response.status_mut() = StatusCode::OK;
+            held.send([content])
         }
-        Parts::Several(parts) => parts.describe(&mut response),
-    }
-    let memory = hold(&call.app.0.manifest_memory, body.len()).await;
-    *response.body_mut() = HeldBody::body(body, memory);
+        [range] => {
+            headers.insert(header::CONTENT_RANGE, ascii(&range.content_range(length)));
+            headers.insert(header::CONTENT_LENGTH, range.len().into());
+            held.send([slice(&content, *range)])
+        }
+        ranges => {
+            let parts = multipart(&head.digest, &head.media_type, length, ranges);
+            parts.describe(&mut response);
+            let slices = ranges.iter().map(|range| slice(&content, *range));
+            let pieces = parts.heads.into_iter().map(Bytes::from).zip(slices);
+            held.send(pieces.flat_map(<[Bytes; 2]>::from).chain([parts.end.into()]))
+        }
+    };
+    *response.body_mut() = body;
     Ok(response)
-}
-
-enum Parts {
-    Whole,
-    One(ByteRange),
-    Several(super::blobs::Multipart),
 }
 
 fn slice(content: &Bytes, range: ByteRange) -> Bytes {

@@ -14,6 +14,7 @@ pub mod error;
 mod files;
 mod health;
 mod manifests;
+mod memory;
 mod metrics;
 pub mod path;
 mod query;
@@ -36,7 +37,6 @@ use axum::routing::any;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use berth_auth::{Denied, Permissions, Scope};
@@ -46,6 +46,7 @@ use self::body::RequestBody;
 pub use self::client::Peer;
 use self::error::HttpError;
 pub use self::files::Files;
+use self::memory::Memory;
 use self::path::Resource;
 use self::query::Query;
 use self::whole::Whole;
@@ -109,7 +110,7 @@ struct Inner {
     /// Where everybody may do everything, nobody needs a token.
     tokens: Option<Tokens>,
     settings: Settings,
-    manifest_memory: Arc<Semaphore>,
+    manifest_memory: Memory,
     draining: AtomicBool,
     tasks: TaskTracker,
 }
@@ -124,7 +125,7 @@ impl App {
         settings: Settings,
         tasks: TaskTracker,
     ) -> Self {
-        let manifest_memory = Arc::new(Semaphore::new(body::permits(settings.manifest_memory_bytes)));
+        let manifest_memory = Memory::new(settings.manifest_memory_bytes);
         Self(Arc::new(Inner {
             registry,
             metrics,

@@ -7,10 +7,9 @@ use berth_storage::Digest;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderName, HeaderValue, header};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{HeldBody, hold};
 use super::error::HttpError;
+use super::memory::Held;
 use super::query::next_link;
 use super::uploads::ascii;
 use super::{Call, json};
@@ -44,14 +43,14 @@ pub(super) async fn list(
     let mut page = registry.find_referrers(&permit, &query).await?;
     let next = page.next().map(str::to_owned);
     let memory_bytes = usize::try_from(page.memory_bytes()).unwrap_or(usize::MAX);
-    let held = hold(&call.app.0.manifest_memory, memory_bytes).await;
+    let held = call.app.0.manifest_memory.hold(memory_bytes).await;
     let begin = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":["#);
     let first = registry.read_referrers(&mut page).await?.unwrap_or_default();
     let mut response = json(OCI_INDEX, String::new());
     if page.is_over() {
         let text = [begin.as_bytes(), &first, END].concat();
         response.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
-        *response.body_mut() = HeldBody::body(text.into(), held);
+        *response.body_mut() = held.send([text.into()]);
     } else {
         let known = stream::iter([Ok(begin.into()), Ok(first)]);
         *response.body_mut() = Body::from_stream(known.chain(rest(registry.clone(), page, held)));
@@ -75,7 +74,7 @@ pub(super) async fn list(
 fn rest(
     registry: Registry,
     page: ReferrersPage,
-    held: OwnedSemaphorePermit,
+    held: Held,
 ) -> impl Stream<Item = Result<Bytes, RegistryError>> {
     stream::try_unfold(Some((registry, page, held)), async |left| {
         let Some((registry, mut page, held)) = left else { return Ok(None) };

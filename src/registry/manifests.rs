@@ -11,7 +11,7 @@ use crate::db::{self, blobs, manifests, referrers, repositories, tags};
 use crate::oci::manifest::{self, Manifest, ManifestError, Role};
 use crate::oci::{Reference, RepositoryName, Tag};
 
-pub use crate::db::manifests::{Head, Manifest as Stored};
+pub use crate::db::manifests::{Head, Manifest as Stored, SMALL_BYTES as SMALL_MANIFEST_BYTES};
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
@@ -40,10 +40,16 @@ pub struct Pushed {
 }
 
 impl Registry {
-    /// A manifest and its bytes.
+    /// A manifest, and its bytes unless they are many.
     pub async fn manifest(&self, permit: &Permit<Pull>, reference: &Reference) -> Result<Stored> {
         let found = manifests::find(&self.db, permit.resource(), reference).await?;
         found.ok_or_else(|| RegistryError::ManifestUnknown(reference.to_string()))
+    }
+
+    /// The bytes of a manifest that was looked up.
+    pub async fn manifest_content(&self, permit: &Permit<Pull>, digest: &Digest) -> Result<Vec<u8>> {
+        let found = manifests::bytes(&self.db, permit.resource(), digest).await?;
+        found.ok_or_else(|| RegistryError::ManifestUnknown(digest.to_string()))
     }
 
     /// A manifest without its bytes.

@@ -21,7 +21,7 @@ use futures_util::Stream;
 
 pub use blobs::{Blob, BlobContent};
 pub use error::{Missing, RegistryError, SourceError};
-pub use manifests::{ManifestPut, Pushed};
+pub use manifests::{ManifestPut, Pushed, SMALL_MANIFEST_BYTES, Stored};
 pub use referrers::{ReferrersPage, ReferrersQuery};
 pub use repositories::Page;
 pub use uploads::{Chunk, MountFrom, Session};

@@ -7,7 +7,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    harness::{Repository, Server, content, http, layout::MANIFEST, tools::workbench},
+    harness::{
+        Repository, Server, content, http,
+        layout::{INDEX, MANIFEST},
+        tools::workbench,
+    },
     operation::scenes::{Disk, Image, Wire, begin, error_body, eventually, head},
 };
 
@@ -236,6 +240,54 @@ async fn parallel_uploads_share_a_small_memory() {
     let peak = server.peak_rss_bytes();
     assert!(peak < 96 * MIB, "64 uploads under 2 MiB took {peak} bytes of memory");
     assert_eq!(repository.blob(&digests[63]).await, bytes[63..]);
+}
+
+/// An index of nothing, with an annotation of so many bytes.
+fn index(annotation_bytes: usize) -> String {
+    let annotation = "x".repeat(annotation_bytes);
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],"annotations":{{"a":"{annotation}"}}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_a_large_manifest_share_a_small_memory() {
+    let server = Server::builder().config("[limits]\nmanifest_memory = \"16MiB\"").start().await;
+    let repository = server.repository("team/app");
+    let (large, small) = (index(3_900_000), index(30_000));
+    for (tag, content) in [("large", &large), ("small", &small)] {
+        let put = http().put(repository.url(&format!("manifests/{tag}"))).header("content-type", INDEX);
+        assert_eq!(put.body(content.clone()).send().await.expect("PUT a manifest").status(), 201);
+    }
+    let request = |range: &str| {
+        format!("GET /v2/team/app/manifests/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{range}\r\n")
+    };
+    let ranges = "Range: bytes=0-1899999,1900001-3899999\r\n";
+    let mut wires = Vec::new();
+    for number in 0..64 {
+        let mut wire = Wire::connect_narrow(server.host()).await;
+        wire.send(request(if number % 2 == 0 { "" } else { ranges })).await;
+        wires.push(wire);
+    }
+
+    // One that is small has nothing to wait for.
+    let url = repository.url("manifests/small");
+    let read = async { http().get(url).send().await.expect("GET a manifest").text().await.expect("a text") };
+    assert!(timeout(Duration::from_secs(20), read).await.expect("in time") == small);
+    let answers = join_all(wires.into_iter().map(|mut wire| async move {
+        let head = wire.head().await;
+        (head, wire.rest().await)
+    }));
+
+    for (number, (head, body)) in answers.await.into_iter().enumerate() {
+        if number % 2 == 0 {
+            assert!(head.starts_with("HTTP/1.1 200") && body == large.as_bytes(), "{head}");
+        } else {
+            assert!(head.starts_with("HTTP/1.1 206") && body.len() > 3_899_998, "{head}");
+        }
+    }
+    let peak = server.peak_rss_bytes();
+    assert!(peak < 96 * MIB, "64 large manifests under 16 MiB took {peak} bytes of memory");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, ToSocketAddrs},
+    net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -186,6 +186,15 @@ pub struct Wire(TcpStream);
 impl Wire {
     pub async fn connect(to: impl ToSocketAddrs) -> Self {
         Self(TcpStream::connect(to).await.expect("connect to the server"))
+    }
+
+    /// A connection whose kernel takes next to nothing that the test does not read.
+    pub async fn connect_narrow(to: &str) -> Self {
+        const BUFFER_BYTES: u32 = 16 * 1024;
+        let socket = TcpSocket::new_v4().expect("make a socket");
+        socket.set_recv_buffer_size(BUFFER_BYTES).expect("set its buffer");
+        let to = to.parse().expect("an address");
+        Self(socket.connect(to).await.expect("connect to the server"))
     }
 
     /// The port it comes from.
