@@ -4,7 +4,7 @@ use berth_storage::{Digest, Key, Object};
 
 use super::sqlite::columns_of;
 use super::uploads::signed;
-use super::{Driver, Handle, Result, Tx, placeholders, query, query_in};
+use super::{Db, Driver, Handle, Result, Tx, placeholders, query, query_in};
 use crate::oci::RepositoryName;
 
 /// A blob of a repository.
@@ -52,13 +52,13 @@ columns_of!(Stored {
 });
 
 /// The blob as seen from one repository; a blob elsewhere, or lost, is not found.
-pub async fn find(mut on: impl Handle, repository: &RepositoryName, digest: &Digest) -> Result<Option<Blob>> {
+pub async fn find(db: &Db, repository: &RepositoryName, digest: &Digest) -> Result<Option<Blob>> {
     let sql = "SELECT b.digest, b.size_bytes, b.storage_key, rb.idle_since
                FROM repositories r
                JOIN repository_blobs rb ON rb.repository_id = r.id
                JOIN blobs b ON b.digest = rb.digest
                WHERE r.name = $1 AND rb.digest = $2 AND b.missing_since IS NULL";
-    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))
+    db.look(sql, (repository.as_str(), digest.as_str())).await
 }
 
 /// Whether there is any blob.

@@ -4,7 +4,7 @@ use berth_storage::Digest;
 
 use super::sqlite::columns_of;
 use super::uploads::signed;
-use super::{Handle, Result, Tx, query, query_in};
+use super::{Db, Handle, Result, Tx, query, query_in};
 use crate::oci::{Reference, RepositoryName};
 
 /// A manifest without its bytes.
@@ -42,32 +42,49 @@ impl super::sqlite::FromRow for Manifest {
     }
 }
 
-const BY_TAG: &str = "FROM repositories r
-    JOIN tags t ON t.repository_id = r.id
-    JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
-    WHERE r.name = $1 AND t.name = $2";
-const BY_DIGEST: &str = "FROM repositories r
-    JOIN manifests m ON m.repository_id = r.id
-    WHERE r.name = $1 AND m.digest = $2";
-const HEAD: &str = "SELECT m.digest, m.media_type, m.size_bytes";
-const WHOLE: &str = "SELECT m.digest, m.media_type, m.size_bytes,
-    CASE WHEN m.size_bytes <= 32768 THEN m.content END AS content";
-
-fn select(columns: &str, reference: &Reference) -> String {
-    match reference {
-        Reference::Tag(_) => format!("{columns} {BY_TAG}"),
-        Reference::Digest(_) => format!("{columns} {BY_DIGEST}"),
-    }
+/// Columns of a manifest `m` that is looked up by the name of its repository, and a tag or its digest.
+macro_rules! select {
+    ($columns:literal, by tag) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM repositories r
+            JOIN tags t ON t.repository_id = r.id
+            JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+            WHERE r.name = $1 AND t.name = $2"
+        )
+    };
+    ($columns:literal, by digest) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM repositories r
+            JOIN manifests m ON m.repository_id = r.id
+            WHERE r.name = $1 AND m.digest = $2"
+        )
+    };
+    ($columns:literal, by $reference:expr) => {
+        match $reference {
+            Reference::Tag(_) => select!($columns, by tag),
+            Reference::Digest(_) => select!($columns, by digest),
+        }
+    };
 }
 
 /// A manifest of a repository.
-pub async fn find(
-    mut on: impl Handle,
-    repository: &RepositoryName,
-    reference: &Reference,
-) -> Result<Option<Manifest>> {
-    let sql = sqlx::AssertSqlSafe(select(WHOLE, reference));
-    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(reference.as_str()))
+pub async fn find(db: &Db, repository: &RepositoryName, reference: &Reference) -> Result<Option<Manifest>> {
+    const { assert!(SMALL_BYTES == 32_768, "the statement has the number too") };
+    let sql = select!(
+        "m.digest, m.media_type, m.size_bytes, CASE WHEN m.size_bytes <= 32768 THEN m.content END AS content",
+        by reference
+    );
+    db.look(sql, (repository.as_str(), reference.as_str())).await
+}
+
+/// A manifest of a repository, without its bytes.
+pub async fn head(db: &Db, repository: &RepositoryName, reference: &Reference) -> Result<Option<Head>> {
+    let sql = select!("m.digest, m.media_type, m.size_bytes", by reference);
+    db.look(sql, (repository.as_str(), reference.as_str())).await
 }
 
 /// The bytes of a manifest of a repository.
@@ -76,20 +93,10 @@ pub async fn bytes(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<Option<Vec<u8>>> {
-    let sql = sqlx::AssertSqlSafe(format!("SELECT m.content {BY_DIGEST}"));
+    let sql = select!("m.content", by digest);
     let row: Option<(Vec<u8>,)> =
         query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))?;
     Ok(row.map(|(content,)| content))
-}
-
-/// A manifest of a repository, without its bytes.
-pub async fn head(
-    mut on: impl Handle,
-    repository: &RepositoryName,
-    reference: &Reference,
-) -> Result<Option<Head>> {
-    let sql = sqlx::AssertSqlSafe(select(HEAD, reference));
-    query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(reference.as_str()))
 }
 
 /// The row of a manifest.

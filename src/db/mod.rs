@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 
 pub mod blobs;
@@ -63,8 +64,13 @@ pub enum Db {
         /// The one connection that writes.
         writer: sqlite::Writer,
     },
-    /// A pool of connections.
-    Postgres(PgPool),
+    /// PostgreSQL.
+    Postgres {
+        /// Connections.
+        pool: PgPool,
+        /// What goes over them together.
+        looks: Arc<postgres::Looks>,
+    },
 }
 
 /// A transaction: what is written through it lands together or not at all.
@@ -111,6 +117,9 @@ pub enum Error {
     /// what the next start finds.
     #[error("the disk did not keep the index: {0}; check the disk and start berth again")]
     Unsynced(Arc<io::Error>),
+    /// A statement that was run for several at once failed.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// A migration failed; the database is as it was before it.
     #[error("migrating the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -135,9 +144,17 @@ impl Error {
         sqlx::Error::PoolClosed.into()
     }
 
+    /// What failed, whoever ran it.
+    fn inner(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.inner(),
+            error => error,
+        }
+    }
+
     /// PostgreSQL's word for it.
     fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
-        match self {
+        match self.inner() {
             Self::Sql(error) => error.as_database_error()?.code(),
             _ => None,
         }
@@ -170,7 +187,7 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         // PostgreSQL's classes: connection exception, insufficient resources, operator intervention.
         let class = |code: &str| ["08", "53", "57"].iter().any(|class| code.starts_with(class));
-        match self {
+        match self.inner() {
             Self::Unsynced(_)
             | Self::Sql(
                 sqlx::Error::Io(_)
@@ -290,7 +307,7 @@ impl Handle for &Db {
     fn driver(&mut self) -> Driver<sqlite::On<'_>, impl PgExecutor<'_>> {
         match self {
             Db::Sqlite { reader, .. } => Driver::Sqlite(sqlite::On::Reader(reader)),
-            Db::Postgres(pool) => Driver::Postgres(pool),
+            Db::Postgres { pool, .. } => Driver::Postgres(pool),
         }
     }
 }
@@ -317,7 +334,7 @@ impl Db {
     pub async fn migrate(&self) -> Result<()> {
         match self {
             Self::Sqlite { writer, .. } => writer.migrate().await,
-            Self::Postgres(pool) => postgres::migrate(pool).await,
+            Self::Postgres { pool, .. } => postgres::migrate(pool).await,
         }
     }
 
@@ -327,7 +344,7 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx> {
         Ok(Tx(match self {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
-            Self::Postgres(pool) => Driver::Postgres(PostgresTx::Many(Box::pin(pool.begin()).await?)),
+            Self::Postgres { pool, .. } => Driver::Postgres(PostgresTx::Many(Box::pin(pool.begin()).await?)),
         }))
     }
 
@@ -336,7 +353,7 @@ impl Db {
     pub async fn begin_one(&self) -> Result<Tx> {
         Ok(Tx(match self {
             Self::Sqlite { writer, .. } => Driver::Sqlite(writer.transaction().await?),
-            Self::Postgres(pool) => Driver::Postgres(PostgresTx::One(Box::pin(pool.acquire()).await?)),
+            Self::Postgres { pool, .. } => Driver::Postgres(PostgresTx::One(Box::pin(pool.acquire()).await?)),
         }))
     }
 
@@ -345,7 +362,18 @@ impl Db {
     pub async fn settle(&self) -> Result<()> {
         match self {
             Self::Sqlite { writer, .. } => writer.settle().await,
-            Self::Postgres(_) => Ok(()),
+            Self::Postgres { .. } => Ok(()),
+        }
+    }
+
+    /// The row a statement finds by two texts, `$1` and `$2`; it finds one at most.
+    async fn look<R>(&self, sql: &'static str, by: (&str, &str)) -> Result<Option<R>>
+    where
+        R: sqlite::FromRow + for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        match self {
+            Self::Sqlite { reader, .. } => sqlite::On::Reader(reader).fetch_optional(sql, &[&by.0, &by.1]),
+            Self::Postgres { looks, .. } => looks.find(sql, by).await,
         }
     }
 
@@ -355,7 +383,7 @@ impl Db {
         let (_,): (i32,) = query!(on, fetch_one sqlx::query_as("SELECT 1"))?;
         match self {
             Self::Sqlite { writer, .. } => writer.works(),
-            Self::Postgres(_) => Ok(()),
+            Self::Postgres { .. } => Ok(()),
         }
     }
 
@@ -371,7 +399,10 @@ impl Db {
                 reader.close();
                 writer.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { pool, looks } => {
+                looks.close().await;
+                pool.close().await;
+            }
         }
     }
 }

@@ -259,8 +259,6 @@ async fn answers(db: &Db) -> Vec<String> {
     answers
         .note("nowhere", blobs::link(&mut tx, &RepositoryName::from_str("c").unwrap(), &digest(1), 30).await);
     answers.note("same link", blobs::link(&mut tx, &one, &digest(1), 30).await);
-    answers.note("found", blobs::find(&mut tx, &one, &digest(1)).await);
-    answers.note("elsewhere", blobs::find(&mut tx, &two, &digest(1)).await);
     let some = [1, 2, 9].map(digest);
     let some: Vec<&Digest> = some.iter().collect();
     let held = blobs::held(&mut tx, id, &some).await.map(|held| held.into_iter().collect::<BTreeSet<_>>());
@@ -298,7 +296,10 @@ async fn answers(db: &Db) -> Vec<String> {
     tx.commit().await.expect("commit");
 
     let tag = Reference::Tag(Tag::from_str("v1").unwrap());
+    answers.note("found", blobs::find(db, &one, &digest(1)).await);
+    answers.note("elsewhere", blobs::find(db, &two, &digest(1)).await);
     answers.note("by tag", manifests::find(db, &one, &tag).await);
+    answers.note("bytes", manifests::bytes(db, &one, &image).await);
     answers.note("head", manifests::head(db, &one, &Reference::Digest(image.clone())).await);
     answers.note("head elsewhere", manifests::head(db, &two, &tag).await.map(|head| head.is_some()));
     answers.note("referrers", referrers::entries(db, id, &image, "", 10).await);
@@ -533,9 +534,98 @@ async fn a_blob_that_is_let_go_while_it_is_kept_stays_idle() {
     assert_eq!(idle.len(), 1, "nobody holds the blob, and nobody will ever collect it");
 }
 
+/// Many look at once, for what is there and what is not, and some are cut where they happen to wait: everybody else
+/// finds what was committed before they asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn looks_that_go_together_find_what_each_would_find_alone() {
+    const MANIFESTS: u64 = 30;
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let mut tx = db.begin().await.expect("begin");
+    let id = repositories::ensure(&mut tx, &repository, 0).await.expect("ensure");
+    let content = |number: u64| vec![b'x'; if number.is_multiple_of(3) { 40_000 } else { 400 }];
+    for number in 0..MANIFESTS {
+        let (digest, content) = (digest(number), content(number));
+        manifests::insert(&mut tx, id, put(&digest, &content), 0).await.expect("insert").expect("it is new");
+    }
+    tx.commit().await.expect("commit");
+    let mut everyone = JoinSet::new();
+    let mut dice = Dice::new(5);
+    for number in 0..1_500 {
+        let (db, repository) = (db.clone(), repository.clone());
+        let polls_left = if number % 4 == 0 { dice.below(6) } else { u64::MAX };
+        let number = dice.below(MANIFESTS * 4 / 3);
+        let looks = async move {
+            // In some order among each other: tags of its own, which are moved, and what others look for too.
+            let tag = Tag::from_str(&format!("t{number}")).expect("a tag");
+            let expected = (number < MANIFESTS).then(|| digest(number));
+            let by_digest = Reference::Digest(digest(number));
+            let found = manifests::find(&db, &repository, &by_digest).await.expect("look");
+            assert_eq!(found.as_ref().map(|found| &found.head.digest), expected.as_ref());
+            if let Some(found) = found {
+                let is_small = content(number).len() <= manifests::SMALL_BYTES;
+                assert_eq!(found.content, is_small.then(|| content(number)));
+                let bytes = manifests::bytes(&db, &repository, &digest(number)).await.expect("look");
+                assert!(bytes == Some(content(number)));
+                let mut tx = db.begin().await.expect("begin");
+                tags::set(&mut tx, id, &tag, &digest(number), 1).await.expect("set");
+                tx.commit().await.expect("commit");
+            }
+            let head = manifests::head(&db, &repository, &Reference::Tag(tag)).await.expect("look");
+            assert_eq!(head.map(|head| head.digest), expected, "a tag that was set can be seen");
+            let blob = blobs::find(&db, &repository, &digest(number)).await.expect("look");
+            assert_eq!(blob, None);
+        };
+        everyone.spawn(async move { Cut { inner: Box::pin(looks), polls_left }.await });
+    }
+    let mut cut = 0;
+    let all = async {
+        while let Some(one) = everyone.join_next().await {
+            cut += u64::from(one.expect("nobody finds anything else").is_none());
+        }
+    };
+    tokio::time::timeout(crate::harness::process::PATIENCE, all)
+        .await
+        .expect("nobody waits for one who was cut");
+    assert!(cut > 100, "{cut} were cut");
+
+    db.close().await;
+
+    let found = blobs::find(&db, &repository, &digest(1)).await;
+    assert!(found.expect_err("it is closed").is_unavailable());
+}
+
+/// More come at once than go together, and then nobody: the last of them are not left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn looks_are_not_left_behind_by_those_before_them() {
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 1 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    for burst in 0..100 {
+        // They gather where there is no connection for them.
+        let busy = db.begin().await.expect("begin");
+        let mut everyone = JoinSet::new();
+        for number in 0..66 + burst % 4 {
+            let (db, repository) = (db.clone(), repository.clone());
+            everyone.spawn(async move { blobs::find(&db, &repository, &digest(number)).await });
+        }
+        tokio::time::sleep(Duration::from_millis(burst % 10)).await;
+        drop(busy);
+        let all = async {
+            while let Some(found) = everyone.join_next().await {
+                assert_eq!(found.expect("no panic").expect("look"), None);
+            }
+        };
+        tokio::time::timeout(crate::harness::process::PATIENCE, all).await.expect("nobody is left behind");
+    }
+}
+
 /// Waits until a transaction waits for a lock of another.
 async fn until_somebody_waits(db: &Db) {
-    let Db::Postgres(pool) = db else { return };
+    let Db::Postgres { pool, .. } = db else { return };
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
                WHERE NOT l.granted AND a.datname = current_database()";
     let waiting = async {

@@ -1,10 +1,14 @@
-//! PostgreSQL: a pool, and the lock that lets replicas migrate one at a time.
+//! PostgreSQL: a pool, looks that go together, and the lock that lets replicas migrate one at a time.
 
+mod looks;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
 
+pub use self::looks::Looks;
 use super::{Db, Result};
 
 /// A request that finds no free connection for so long is answered 503.
@@ -29,7 +33,8 @@ pub(super) async fn open(url: &str, max_connections: u32) -> Result<Db> {
         })
         .connect_with(options.application_name("berth"))
         .await?;
-    Ok(Db::Postgres(pool))
+    let looks = Arc::new(Looks::new(pool.clone()));
+    Ok(Db::Postgres { pool, looks })
 }
 
 /// sqlx takes an advisory lock for as long as it migrates.
