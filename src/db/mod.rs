@@ -373,7 +373,8 @@ impl Db {
     {
         match self {
             Self::Sqlite { reader, .. } => sqlite::On::Reader(reader).fetch_optional(sql, &[&by.0, &by.1]),
-            Self::Postgres { looks, .. } => looks.find(sql, by).await,
+            // Boxed, as in `begin`.
+            Self::Postgres { looks, .. } => Box::pin(looks.find(sql, by)).await,
         }
     }
 
