@@ -19,8 +19,8 @@ pub struct Limits {
     /// The largest manifest taken; a larger one is answered 413. At most 4 MiB, which is what
     /// clients read.
     pub manifest_bytes: Size,
-    /// What all manifests and pages of referrers on their way in or out may hold in memory, beside 32 KiB each.
-    /// Beyond it they wait.
+    /// What all manifests on their way in and all pages of referrers on their way out may hold in memory, beside
+    /// 32 KiB each. Beyond it they wait.
     pub manifest_memory: Size,
     /// The most tags one manifest push may set; more are answered 414.
     pub tags_per_push: usize,

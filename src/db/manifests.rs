@@ -1,10 +1,12 @@
 //! Manifests, verbatim, and what each of them needs.
 
+use std::ops::Range;
+
 use berth_storage::Digest;
 
-use super::sqlite::columns_of;
+use super::sqlite::{Bound, Large, columns_of};
 use super::uploads::signed;
-use super::{Db, Handle, Result, Tx, query, query_in};
+use super::{Db, Driver, Handle, Result, Tx, query, query_in};
 use crate::oci::{Reference, RepositoryName};
 
 /// A manifest without its bytes.
@@ -87,16 +89,29 @@ pub async fn head(db: &Db, repository: &RepositoryName, reference: &Reference) -
     db.look(sql, (repository.as_str(), reference.as_str())).await
 }
 
-/// The bytes of a manifest of a repository.
-pub async fn bytes(
-    mut on: impl Handle,
+/// A range of the bytes of a manifest of a repository.
+pub async fn piece(
+    db: &Db,
     repository: &RepositoryName,
     digest: &Digest,
+    range: Range<usize>,
 ) -> Result<Option<Vec<u8>>> {
-    let sql = select!("m.content", by digest);
-    let row: Option<(Vec<u8>,)> =
-        query!(on, fetch_optional sqlx::query_as(sql).bind(repository.as_str()).bind(digest.as_str()))?;
-    Ok(row.map(|(content,)| content))
+    const CONTENT: Large<'_> = Large { table: "manifests", column: "content" };
+    let mut on = db;
+    match on.driver() {
+        Driver::Sqlite(on) => {
+            let bound: Bound<'_> = &[&repository.as_str(), &digest.as_str()];
+            on.read_large(CONTENT, select!("m.id", by digest), bound, range)
+        }
+        Driver::Postgres(on) => {
+            let sql = select!("substr(m.content, $3, $4)", by digest);
+            let query = sqlx::query_scalar(sql).bind(repository.as_str()).bind(digest.as_str());
+            // It counts from 1. No manifest has as many bytes as an i32 counts.
+            let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+            let query = query.bind(number(range.start).saturating_add(1)).bind(number(range.len()));
+            Ok(query.fetch_optional(on).await?)
+        }
+    }
 }
 
 /// The row of a manifest.

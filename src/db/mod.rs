@@ -162,13 +162,13 @@ impl Error {
 
     /// SQLite's words for it: one of a kind, and the kind.
     fn sqlite(&self) -> Option<(i32, rusqlite::ErrorCode)> {
-        let Self::Sqlite(error) = self else { return None };
+        let Self::Sqlite(error) = self.inner() else { return None };
         error.sqlite_error().map(|error| (error.extended_code, error.code))
     }
 
     /// Another transaction removed what this one pointed at, or points at what this one removes.
     pub fn is_foreign_key_violation(&self) -> bool {
-        match self {
+        match self.inner() {
             Self::Sql(error) => {
                 error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
             }
@@ -401,8 +401,9 @@ impl Db {
                 writer.close().await;
             }
             Self::Postgres { pool, looks } => {
-                looks.close().await;
+                // Nobody who waits for a connection gets one any more.
                 pool.close().await;
+                looks.close().await;
             }
         }
     }

@@ -299,7 +299,7 @@ pub async fn tail(mut on: impl Handle, id: &str) -> Result<Vec<u8>> {
     let number = "SELECT rowid FROM upload_tails WHERE upload_id = $1";
     let sql = "SELECT content FROM upload_tails WHERE upload_id = $1";
     let content = match on.driver() {
-        Driver::Sqlite(on) => on.read_large(TAILS, number, &[&id])?,
+        Driver::Sqlite(on) => on.read_large(TAILS, number, &[&id], 0..usize::MAX)?,
         Driver::Postgres(on) => sqlx::query_scalar(sql).bind(id).fetch_optional(on).await?,
     };
     Ok(content.unwrap_or_default())

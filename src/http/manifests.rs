@@ -1,8 +1,9 @@
 //! Manifests over HTTP: end-3, end-7 and end-9.
 
+use axum::body::Body;
 use axum::response::Response;
 use berth_auth::{Delete, Look, Permission, Permissions, Pull, Push};
-use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::blobs::{described, multipart, not_modified, wanted};
@@ -10,7 +11,7 @@ use super::error::HttpError;
 use super::uploads::ascii;
 use super::{CONTENT_DIGEST, Call, empty};
 use crate::oci::{ByteRange, Ranges, Reference, RepositoryName, Tag};
-use crate::registry::{ManifestPut, Permit, RegistryError, Stored};
+use crate::registry::{ManifestPut, Permit, RegistryError};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -41,7 +42,9 @@ pub(super) async fn get(
     reference: &Reference,
 ) -> Result<Response> {
     let permit = call.access.permit::<Pull>(repository)?;
-    let Stored { head, content } = call.app.registry().manifest(&permit, reference).await?;
+    let registry = call.app.registry();
+    let manifest = registry.manifest(&permit, reference).await?;
+    let head = &manifest.head;
     if not_modified(&call.head.headers, &head.digest) {
         return Ok(described(StatusCode::NOT_MODIFIED, &head.digest));
     }
@@ -51,43 +54,48 @@ pub(super) async fn get(
         Ranges::Whole => Vec::new(),
         Ranges::Some(ranges) => ranges,
     };
-    let memory_bytes = usize::try_from(length).unwrap_or(usize::MAX);
-    let held = call.app.0.manifest_memory.hold(memory_bytes).await;
-    // Many who ask for a large one have it in memory only when it is their turn.
-    let content = match content {
-        Some(content) => content,
-        None => call.app.registry().manifest_content(&permit, &head.digest).await?,
-    };
-    let content = Bytes::from(content);
     let mut response = described(StatusCode::PARTIAL_CONTENT, &head.digest);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, media_type(&head.media_type));
+    // An error in the middle ends the connection: a short body must not look like a whole one.
     let body = match ranges.as_slice() {
         [] => {
             headers.insert(header::CONTENT_LENGTH, length.into());
             *response.status_mut() = StatusCode::OK;
-            held.send([content])
+            match manifest.content {
+                Some(content) => content.into(),
+                None => Body::from_stream(registry.read_manifest(&permit, &manifest, 0..position(length))),
+            }
         }
         [range] => {
             headers.insert(header::CONTENT_RANGE, ascii(&range.content_range(length)));
             headers.insert(header::CONTENT_LENGTH, range.len().into());
-            held.send([slice(&content, *range)])
+            Body::from_stream(registry.read_manifest(&permit, &manifest, positions(*range)))
         }
         ranges => {
             let parts = multipart(&head.digest, &head.media_type, length, ranges);
             parts.describe(&mut response);
-            let slices = ranges.iter().map(|range| slice(&content, *range));
-            let pieces = parts.heads.into_iter().map(Bytes::from).zip(slices);
-            held.send(pieces.flat_map(<[Bytes; 2]>::from).chain([parts.end.into()]))
+            let read = |range: &ByteRange| registry.read_manifest(&permit, &manifest, positions(*range));
+            let known = |text: String| stream::once(async { Ok(text.into()) });
+            let pieces: Vec<_> = parts
+                .heads
+                .into_iter()
+                .zip(ranges)
+                .map(|(head, range)| known(head).chain(read(range)))
+                .collect();
+            Body::from_stream(stream::iter(pieces).flatten().chain(known(parts.end)))
         }
     };
     *response.body_mut() = body;
     Ok(response)
 }
 
-fn slice(content: &Bytes, range: ByteRange) -> Bytes {
-    let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(content.len());
-    content.slice(at(range.start)..at(range.end_exclusive))
+fn positions(range: ByteRange) -> std::ops::Range<usize> {
+    position(range.start)..position(range.end_exclusive)
+}
+
+fn position(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// end-7: a manifest under a tag, or under its digest with any number of tags (end-7b).

@@ -1,6 +1,5 @@
-//! The memory that manifests and pages of referrers share on their way in and out.
+//! The memory that manifests on their way in and pages of referrers on their way out share.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ const UNIT_BYTES: usize = 1024;
 /// What is sent in one go of what holds memory.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// A bound on what all of them hold together, but for [`SMALL_MANIFEST_BYTES`] each: nearly all are smaller, and
-/// wait for nobody.
+/// A bound on what all of them hold together, beside [`SMALL_MANIFEST_BYTES`] each: nearly all manifests are smaller,
+/// and wait for nobody.
 #[derive(Debug)]
 pub(super) struct Memory {
     free: Arc<Semaphore>,
@@ -60,20 +59,16 @@ impl Memory {
 }
 
 impl Held {
-    /// A body of some parts, one behind the other, that gives their memory back when it has been sent or cut.
-    pub(super) fn send(self, parts: impl IntoIterator<Item = Bytes>) -> Body {
-        let mut parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        match (self.0, parts.len()) {
-            (None, 0 | 1) => parts.pop_front().unwrap_or_default().into(),
-            (permit, _) => Body::new(HeldBody { parts, _permit: permit }),
-        }
+    /// A body that gives its memory back when it has been sent or cut.
+    pub(super) fn send(self, bytes: Bytes) -> Body {
+        Body::new(HeldBody { bytes, _held: self })
     }
 }
 
-/// What is sent of a body that holds memory.
+/// What is left of a body that holds memory.
 struct HeldBody {
-    parts: VecDeque<Bytes>,
-    _permit: Option<OwnedSemaphorePermit>,
+    bytes: Bytes,
+    _held: Held,
 }
 
 impl http_body::Body for HeldBody {
@@ -86,19 +81,19 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(part) = self.parts.front_mut() else { return Poll::Ready(None) };
-        let piece = Bytes::copy_from_slice(&part.split_to(part.len().min(PIECE_BYTES)));
-        if part.is_empty() {
-            self.parts.pop_front();
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
         }
+        let length = self.bytes.len().min(PIECE_BYTES);
+        let piece = Bytes::copy_from_slice(&self.bytes.split_to(length));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.parts.iter().map(|part| part.len() as u64).sum())
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }

@@ -50,7 +50,7 @@ pub(super) async fn list(
     if page.is_over() {
         let text = [begin.as_bytes(), &first, END].concat();
         response.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
-        *response.body_mut() = held.send([text.into()]);
+        *response.body_mut() = held.send(text.into());
     } else {
         let known = stream::iter([Ok(begin.into()), Ok(first)]);
         *response.body_mut() = Body::from_stream(known.chain(rest(registry.clone(), page, held)));

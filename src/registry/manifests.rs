@@ -1,10 +1,13 @@
 //! Manifests: bytes verbatim, in one transaction with their tags, references and referrers.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use berth_auth::{Delete, Look, Permission, Pull, Push};
 use berth_storage::{Algorithm, Digest};
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Missing, Permit, Registry, RegistryError, again};
 use crate::db::{self, blobs, manifests, referrers, repositories, tags};
@@ -14,6 +17,9 @@ use crate::oci::{Reference, RepositoryName, Tag};
 pub use crate::db::manifests::{Head, Manifest as Stored, SMALL_BYTES as SMALL_MANIFEST_BYTES};
 
 type Result<T> = std::result::Result<T, RegistryError>;
+
+/// What is read of a large manifest at a time: PostgreSQL unpacks all that is before it, too.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A manifest on its way in.
 #[derive(Debug, Clone)]
@@ -46,10 +52,32 @@ impl Registry {
         found.ok_or_else(|| RegistryError::ManifestUnknown(reference.to_string()))
     }
 
-    /// The bytes of a manifest that was looked up.
-    pub async fn manifest_content(&self, permit: &Permit<Pull>, digest: &Digest) -> Result<Vec<u8>> {
-        let found = manifests::bytes(&self.db, permit.resource(), digest).await?;
-        found.ok_or_else(|| RegistryError::ManifestUnknown(digest.to_string()))
+    /// A range of a manifest that was looked up. One that is large is read from the index piece by piece: however
+    /// many read it, and however slowly, each has no more of it in memory.
+    pub fn read_manifest(
+        &self,
+        permit: &Permit<Pull>,
+        manifest: &Stored,
+        range: Range<usize>,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        if let Some(content) = &manifest.content {
+            let end = range.end.min(content.len());
+            let bytes = Bytes::copy_from_slice(&content[range.start.min(end)..end]);
+            return stream::once(async { Ok(bytes) }).boxed();
+        }
+        let asked = (self.db.clone(), permit.resource().clone(), manifest.head.digest.clone());
+        let pieces = stream::try_unfold((asked, range), async |(asked, left)| {
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let (db, repository, digest) = &asked;
+            let next = left.end.min(left.start + PIECE_BYTES);
+            let piece = manifests::piece(db, repository, digest, left.start..next).await?;
+            // Deleted meanwhile.
+            let piece = piece.ok_or_else(|| RegistryError::ManifestUnknown(digest.to_string()))?;
+            Ok(Some((Bytes::from(piece), (asked, next..left.end))))
+        });
+        pieces.inspect_err(|error| tracing::warn!(%error, "could not read a manifest to its end")).boxed()
     }
 
     /// A manifest without its bytes.

@@ -7,9 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _};
-use tokio::sync::{Semaphore, oneshot};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Postgres, Row as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -17,8 +18,8 @@ use crate::db::{Error, Result};
 
 /// How many statements are on their way at a time. More would each take fewer looks along.
 const TURNS: usize = 1;
-/// How long a look waits for one. Where statements take longer, as on a long way or from a cold disk, more are on their
-/// way at a time, as many as there are connections.
+/// How long a look waits for the one before it. Where statements take longer, as on a long way or from a cold disk, more
+/// are on their way at a time, as many as there are connections.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// How many looks one statement takes along at most, so that what it answers does not take much memory.
 const TOGETHER: usize = 64;
@@ -70,16 +71,19 @@ impl Looks {
             tokio::select! {
                 biased;
                 answer = &mut found => break answer,
-                turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()) => {
+                (turn, connection) = self.ready() => {
+                    let connection = connection?;
                     let (together, has_gone) = self.take(sql, number);
                     let is_alone = has_gone && together.values().map(Vec::len).sum::<usize>() == 1;
                     if is_alone {
                         // Another thread would have to wake up first, and nobody else waits for it.
-                        look(&self.pool, sql, together).await;
-                    } else if !together.is_empty() {
+                        look(&self.pool, connection, sql, together).await;
+                    } else if together.is_empty() {
+                        drop((turn, connection));
+                    } else {
                         let pool = self.pool.clone();
                         self.tasks.spawn(async move {
-                            look(&pool, sql, together).await;
+                            look(&pool, connection, sql, together).await;
                             drop(turn);
                         });
                     }
@@ -91,6 +95,13 @@ impl Looks {
         };
         let row = answer.map_err(|_| sqlx::Error::WorkerCrashed)?.map_err(Error::Shared)?;
         Ok(row.map(|row| R::from_row(&row)).transpose()?)
+    }
+
+    /// Waits for a turn, or not for long, and for a connection.
+    async fn ready(&self) -> (Option<OwnedSemaphorePermit>, Result<PoolConnection<Postgres>>) {
+        let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
+        let turn = turn.ok().map(|turn| turn.expect("it is never closed"));
+        (turn, self.pool.acquire().await.map_err(Error::from))
     }
 
     /// Returns once no statement is on its way.
@@ -116,10 +127,15 @@ impl Looks {
         let waiting = waiting.entry(sql).or_default();
         let mut together = Together::new();
         if number > waiting.taken {
-            let count = waiting.looks.len().min(TOGETHER);
-            waiting.taken += count as u64;
-            for look in waiting.looks.drain(..count).filter(|look| !look.found.is_closed()) {
-                together.entry(look.by).or_default().push(look.found);
+            let mut count = 0;
+            while count < TOGETHER
+                && let Some(look) = waiting.looks.pop_front()
+            {
+                waiting.taken += 1;
+                if !look.found.is_closed() {
+                    together.entry(look.by).or_default().push(look.found);
+                    count += 1;
+                }
             }
         }
         (together, number <= waiting.taken)
@@ -127,9 +143,9 @@ impl Looks {
 }
 
 /// Looks for some, and tells each of them.
-async fn look(pool: &PgPool, sql: &'static str, together: Together) {
+async fn look(pool: &PgPool, connection: PoolConnection<Postgres>, sql: &'static str, together: Together) {
     let (by, everyone): (Vec<_>, Vec<_>) = together.into_iter().unzip();
-    let found = fetch(pool, sql, &by).await.map_err(Arc::new);
+    let found = retrying(pool, connection, sql, &by).await.map_err(Arc::new);
     for (index, all) in everyone.into_iter().enumerate() {
         let answer = match &found {
             Ok(rows) => Ok(rows.get(&index).cloned()),
@@ -142,10 +158,36 @@ async fn look(pool: &PgPool, sql: &'static str, together: Together) {
     }
 }
 
+/// Looks again where the connection had ended, as all that were idle have where PostgreSQL was started anew: many
+/// wait for this answer.
+async fn retrying(
+    pool: &PgPool,
+    mut connection: PoolConnection<Postgres>,
+    sql: &'static str,
+    by: &[By],
+) -> Result<HashMap<usize, Arc<PgRow>>> {
+    let mut connections_left = pool.size();
+    loop {
+        match fetch(&mut connection, sql, by).await {
+            Err(error) if has_ended(&error) && connections_left > 0 => connections_left -= 1,
+            outcome => return outcome,
+        }
+        drop(connection);
+        connection = pool.acquire().await?;
+    }
+}
+
+/// Whether a connection cannot be used any more.
+fn has_ended(error: &Error) -> bool {
+    // PostgreSQL's: connection exception, admin_shutdown, crash_shutdown, cannot_connect_now.
+    let is_end = |code: &str| code.starts_with("08") || code.starts_with("57P0");
+    matches!(error, Error::Sql(sqlx::Error::Io(_))) || error.code().as_deref().is_some_and(is_end)
+}
+
 /// The rows that were found, by the place of what they were looked for by.
-async fn fetch(pool: &PgPool, sql: &'static str, by: &[By]) -> Result<HashMap<usize, Arc<PgRow>>> {
+async fn fetch(on: &mut PgConnection, sql: &'static str, by: &[By]) -> Result<HashMap<usize, Arc<PgRow>>> {
     if let [(one, other)] = by {
-        let row = sqlx::query(sql).bind(one).bind(other).fetch_optional(pool).await?;
+        let row = sqlx::query(sql).bind(one).bind(other).fetch_optional(on).await?;
         return Ok(row.map(|row| (0, Arc::new(row))).into_iter().collect());
     }
     // LIMIT makes it look for each by itself, by index, whatever the planner thinks of how many they are. It does not
@@ -159,7 +201,7 @@ async fn fetch(pool: &PgPool, sql: &'static str, by: &[By]) -> Result<HashMap<us
     );
     let (ones, others): (Vec<&str>, Vec<&str>) =
         by.iter().map(|(one, other)| (one.as_str(), other.as_str())).unzip();
-    let rows = sqlx::query(AssertSqlSafe(all)).bind(ones).bind(others).fetch_all(pool).await?;
+    let rows = sqlx::query(AssertSqlSafe(all)).bind(ones).bind(others).fetch_all(on).await?;
     let numbered = rows.into_iter().map(|row| {
         let number: i64 = row.try_get("number")?;
         Ok((usize::try_from(number - 1).unwrap_or(usize::MAX), Arc::new(row)))

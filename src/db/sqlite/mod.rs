@@ -27,7 +27,7 @@ use tokio::task::spawn_blocking;
 
 use self::log::Log;
 pub(crate) use self::statement::columns_of;
-pub use self::statement::{FromRow, Large, On, count, parsed, place, plain};
+pub use self::statement::{Bound, FromRow, Large, On, count, parsed, place, plain};
 use super::{Db, Error, Result};
 
 /// Connections for reading that are kept; more are opened when more read at once.

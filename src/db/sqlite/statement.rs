@@ -1,5 +1,7 @@
 //! Statements, run on the thread that asks.
 
+use std::ops::Range;
+
 use rusqlite::types::{FromSql, Type};
 use rusqlite::{CachedStatement, Connection, MAIN_DB, Row, ToSql};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -71,8 +73,14 @@ impl On<'_> {
         })
     }
 
-    /// Reads such a value, of the row whose number a statement returns.
-    pub fn read_large(self, at: Large<'_>, sql: &str, bound: Bound<'_>) -> Result<Option<Vec<u8>>> {
+    /// Reads a range of such a value, as far as it is there, of the row whose number a statement returns.
+    pub fn read_large(
+        self,
+        at: Large<'_>,
+        sql: &str,
+        bound: Bound<'_>,
+        range: Range<usize>,
+    ) -> Result<Option<Vec<u8>>> {
         in_place(|| {
             self.on(|connection| {
                 // Of one moment, as in a transaction: the row may be about to go.
@@ -80,8 +88,9 @@ impl On<'_> {
                 let _moment = alone.then(|| connection.unchecked_transaction()).transpose()?;
                 let Some((row,)) = first::<(i64,)>(connection, sql, bound)? else { return Ok(None) };
                 let blob = connection.blob_open(MAIN_DB, at.table, at.column, row, true)?;
-                let mut content = vec![0; blob.len()];
-                blob.read_at_exact(&mut content, 0)?;
+                let start = range.start.min(blob.len());
+                let mut content = vec![0; range.end.min(blob.len()).saturating_sub(start)];
+                blob.read_at_exact(&mut content, start)?;
                 blob.close()?;
                 Ok(Some(content))
             })

@@ -18,6 +18,7 @@ use berth::{
     oci::{Reference, RepositoryName, Tag},
 };
 use berth_storage::{Algorithm, Digest, Key, Object};
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -299,7 +300,10 @@ async fn answers(db: &Db) -> Vec<String> {
     answers.note("found", blobs::find(db, &one, &digest(1)).await);
     answers.note("elsewhere", blobs::find(db, &two, &digest(1)).await);
     answers.note("by tag", manifests::find(db, &one, &tag).await);
-    answers.note("bytes", manifests::bytes(db, &one, &image).await);
+    for range in [0..5, 1..3, 2..9, 7..9] {
+        answers.note("piece", manifests::piece(db, &one, &image, range).await);
+    }
+    answers.note("piece elsewhere", manifests::piece(db, &two, &image, 0..5).await);
     answers.note("head", manifests::head(db, &one, &Reference::Digest(image.clone())).await);
     answers.note("head elsewhere", manifests::head(db, &two, &tag).await.map(|head| head.is_some()));
     answers.note("referrers", referrers::entries(db, id, &image, "", 10).await);
@@ -549,6 +553,9 @@ async fn looks_that_go_together_find_what_each_would_find_alone() {
     for number in 0..MANIFESTS {
         let (digest, content) = (digest(number), content(number));
         manifests::insert(&mut tx, id, put(&digest, &content), 0).await.expect("insert").expect("it is new");
+        let object = Object { key: key(number), size_bytes: number, digest: digest.clone() };
+        blobs::insert(&mut tx, &digest, &object, 0).await.expect("insert");
+        blobs::link(&mut tx, &repository, &digest, 0).await.expect("link");
     }
     tx.commit().await.expect("commit");
     let mut everyone = JoinSet::new();
@@ -556,27 +563,28 @@ async fn looks_that_go_together_find_what_each_would_find_alone() {
     for number in 0..1_500 {
         let (db, repository) = (db.clone(), repository.clone());
         let polls_left = if number % 4 == 0 { dice.below(6) } else { u64::MAX };
-        let number = dice.below(MANIFESTS * 4 / 3);
+        let tag = Tag::from_str(&format!("t{number}")).expect("a tag");
+        let (one, other) = (dice.below(MANIFESTS * 4 / 3), dice.below(MANIFESTS));
         let looks = async move {
-            // In some order among each other: tags of its own, which are moved, and what others look for too.
-            let tag = Tag::from_str(&format!("t{number}")).expect("a tag");
-            let expected = (number < MANIFESTS).then(|| digest(number));
-            let by_digest = Reference::Digest(digest(number));
-            let found = manifests::find(&db, &repository, &by_digest).await.expect("look");
+            let expected = (one < MANIFESTS).then(|| digest(one));
+            let found =
+                manifests::find(&db, &repository, &Reference::Digest(digest(one))).await.expect("look");
             assert_eq!(found.as_ref().map(|found| &found.head.digest), expected.as_ref());
             if let Some(found) = found {
-                let is_small = content(number).len() <= manifests::SMALL_BYTES;
-                assert_eq!(found.content, is_small.then(|| content(number)));
-                let bytes = manifests::bytes(&db, &repository, &digest(number)).await.expect("look");
-                assert!(bytes == Some(content(number)));
-                let mut tx = db.begin().await.expect("begin");
-                tags::set(&mut tx, id, &tag, &digest(number), 1).await.expect("set");
-                tx.commit().await.expect("commit");
+                let is_small = content(one).len() <= manifests::SMALL_BYTES;
+                assert_eq!(found.content, is_small.then(|| content(one)));
             }
-            let head = manifests::head(&db, &repository, &Reference::Tag(tag)).await.expect("look");
-            assert_eq!(head.map(|head| head.digest), expected, "a tag that was set can be seen");
-            let blob = blobs::find(&db, &repository, &digest(number)).await.expect("look");
-            assert_eq!(blob, None);
+            let blob = blobs::find(&db, &repository, &digest(one)).await.expect("look");
+            assert_eq!(blob.map(|blob| (blob.digest, blob.storage_key)), expected.map(|it| (it, key(one))));
+            // What was committed is seen, also by a look that goes with others that were asked for earlier.
+            for target in [other, (other + 1) % MANIFESTS] {
+                let mut tx = db.begin().await.expect("begin");
+                tags::set(&mut tx, id, &tag, &digest(target), 1).await.expect("set");
+                tx.commit().await.expect("commit");
+                let head =
+                    manifests::head(&db, &repository, &Reference::Tag(tag.clone())).await.expect("look");
+                assert_eq!(head.map(|head| head.digest), Some(digest(target)));
+            }
         };
         everyone.spawn(async move { Cut { inner: Box::pin(looks), polls_left }.await });
     }
@@ -595,6 +603,32 @@ async fn looks_that_go_together_find_what_each_would_find_alone() {
 
     let found = blobs::find(&db, &repository, &digest(1)).await;
     assert!(found.expect_err("it is closed").is_unavailable());
+}
+
+/// The connections of the pool end while nobody uses them, as where PostgreSQL was started anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn looks_do_not_fail_for_connections_that_have_ended() {
+    let url = Postgres::of_the_run().await.fresh_database().await;
+    let db = Db::open(&Location::Postgres { url, max_connections: 4 }).await.expect("open");
+    db.migrate().await.expect("migrate");
+    let repository = RepositoryName::from_str("a").expect("a name");
+    let Db::Postgres { pool, .. } = &db else { unreachable!("it is PostgreSQL") };
+    let all = join_all((0..4).map(|_| pool.acquire())).await;
+    drop(all);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let mut last = pool.acquire().await.expect("connect");
+    sqlx::query(end).execute(&mut *last).await.expect("end the others");
+    drop(last);
+
+    let looks = (0..50).map(|number| {
+        let (db, repository) = (&db, &repository);
+        async move { blobs::find(db, repository, &digest(number)).await }
+    });
+
+    for found in join_all(looks).await {
+        assert_eq!(found.expect("look"), None);
+    }
 }
 
 /// More come at once than go together, and then nobody: the last of them are not left behind.
