@@ -7,10 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Postgres, Row as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row as _};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -71,19 +70,18 @@ impl Looks {
             tokio::select! {
                 biased;
                 answer = &mut found => break answer,
-                (turn, connection) = self.ready() => {
-                    let connection = connection?;
+                turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()) => {
                     let (together, has_gone) = self.take(sql, number);
                     let is_alone = has_gone && together.values().map(Vec::len).sum::<usize>() == 1;
                     if is_alone {
                         // Another thread would have to wake up first, and nobody else waits for it.
-                        look(&self.pool, connection, sql, together).await;
+                        look(&self.pool, sql, together).await;
                     } else if together.is_empty() {
-                        drop((turn, connection));
+                        drop(turn);
                     } else {
                         let pool = self.pool.clone();
                         self.tasks.spawn(async move {
-                            look(&pool, connection, sql, together).await;
+                            look(&pool, sql, together).await;
                             drop(turn);
                         });
                     }
@@ -95,13 +93,6 @@ impl Looks {
         };
         let row = answer.map_err(|_| sqlx::Error::WorkerCrashed)?.map_err(Error::Shared)?;
         Ok(row.map(|row| R::from_row(&row)).transpose()?)
-    }
-
-    /// Waits for a turn, or not for long, and for a connection.
-    async fn ready(&self) -> (Option<OwnedSemaphorePermit>, Result<PoolConnection<Postgres>>) {
-        let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
-        let turn = turn.ok().map(|turn| turn.expect("it is never closed"));
-        (turn, self.pool.acquire().await.map_err(Error::from))
     }
 
     /// Returns once no statement is on its way.
@@ -143,9 +134,9 @@ impl Looks {
 }
 
 /// Looks for some, and tells each of them.
-async fn look(pool: &PgPool, connection: PoolConnection<Postgres>, sql: &'static str, together: Together) {
+async fn look(pool: &PgPool, sql: &'static str, together: Together) {
     let (by, everyone): (Vec<_>, Vec<_>) = together.into_iter().unzip();
-    let found = retrying(pool, connection, sql, &by).await.map_err(Arc::new);
+    let found = retrying(pool, sql, &by).await.map_err(Arc::new);
     for (index, all) in everyone.into_iter().enumerate() {
         let answer = match &found {
             Ok(rows) => Ok(rows.get(&index).cloned()),
@@ -160,20 +151,14 @@ async fn look(pool: &PgPool, connection: PoolConnection<Postgres>, sql: &'static
 
 /// Looks again where the connection had ended, as all that were idle have where PostgreSQL was started anew: many
 /// wait for this answer.
-async fn retrying(
-    pool: &PgPool,
-    mut connection: PoolConnection<Postgres>,
-    sql: &'static str,
-    by: &[By],
-) -> Result<HashMap<usize, Arc<PgRow>>> {
+async fn retrying(pool: &PgPool, sql: &'static str, by: &[By]) -> Result<HashMap<usize, Arc<PgRow>>> {
     let mut connections_left = pool.size();
     loop {
+        let mut connection = pool.acquire().await?;
         match fetch(&mut connection, sql, by).await {
             Err(error) if has_ended(&error) && connections_left > 0 => connections_left -= 1,
             outcome => return outcome,
         }
-        drop(connection);
-        connection = pool.acquire().await?;
     }
 }
 
