@@ -66,7 +66,7 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The largest manifest taken, in bytes.
     pub manifest_bytes: usize,
-    /// What manifests on their way in or out may hold together, in bytes.
+    /// What manifests on their way in and pages of referrers on their way out may hold together, in bytes.
     pub manifest_memory_bytes: usize,
     /// The most names on a page.
     pub page: usize,

@@ -37,7 +37,8 @@ async fn get(sender: &mut SendRequest<Empty<Bytes>>, server: &Server, path: &str
 
 #[tokio::test]
 async fn an_answer_nobody_reads_is_cut_and_its_neighbours_are_not() {
-    let server = Server::builder().config("[http]\nidle_timeout = \"1s\"").start().await;
+    let config = "[http]\nidle_timeout = \"1s\"\n[limits]\nmanifest_memory = \"16MiB\"";
+    let server = Server::builder().config(config).start().await;
     let repository = server.repository("team/app");
     let blob = content::bytes(1, 3_000_000);
     let digest = repository.push_blob(&blob).await;
@@ -55,7 +56,7 @@ async fn an_answer_nobody_reads_is_cut_and_its_neighbours_are_not() {
         unread_too.push(get(&mut sender, &server, "manifests/large").await);
     }
 
-    // They are not in the way of this one.
+    // So many are not in the way of this one, though all of them are more than the memory there is for manifests.
     let read = get(&mut sender, &server, "manifests/large").await;
 
     let read = timeout(PATIENCE, read.collect()).await.expect("in time").expect("whole").to_bytes();
